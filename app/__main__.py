@@ -1,0 +1,340 @@
+"""The command line ``paretopath``. What a command needs is imported when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.backend import Backend
+    from app.settings import Settings
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Commands whose refusals become one sentence and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            sentence = _refusal(error)
+            if sentence is None:
+                raise
+            typer.echo(f"paretopath: {sentence}", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+
+
+app = typer.Typer(
+    name="paretopath",
+    cls=Commands,
+    help="Trace the whole trade-off between a network's loss and its sparsity in one job.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+datasets_app = typer.Typer(help="Your own data sets.", no_args_is_help=True)
+app.add_typer(datasets_app, name="datasets")
+
+Database = Annotated[str | None, typer.Option(help="sqlite:///file.db or postgresql://user@host/name.")]
+Server = Annotated[str | None, typer.Option(envvar="PARETOPATH_SERVER", help="Ask this service instead, by its URL.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the document as JSON.")]
+JobArgument = Annotated[int, typer.Argument(help="Number of the job.", metavar="JOB")]
+Objectives = Annotated[str, typer.Option(help="Two names, with a comma.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="127.0.0.1 by default; others need PARETOPATH_TOKEN.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000 by default; 0 takes a free one.")] = None,
+    database_url: Database = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Queue a demonstration job if there is no job.")] = False,
+    allow_paths: Annotated[
+        bool | None, typer.Option("--allow-paths", help="Let jobs name files and import paths.")
+    ] = None,
+) -> None:
+    """Run the service with its pages, and workers beside it."""
+    from app import logs, serving
+
+    logs.configure()
+    try:
+        serving.serve(_settings(host=host, port=port, database_url=database_url, allow_paths=allow_paths), demo)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def trace(  # noqa: PLR0913 (each is an option)
+    network: Annotated[str | None, typer.Option("--network", "-n", help="Such as mlp:20,20.")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="A name, an upload or a file.")] = None,
+    points: Annotated[int | None, typer.Option(help="Networks wanted on the front; 40 by default.")] = None,
+    penalty: Annotated[str | None, typer.Option(help="l1 by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="continuation by default.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Chosen by the data by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="0 by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the job.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="network.activation=tanh, data.validation=0.2, budget.seconds=60.")
+    ] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="A job as JSON, as the service takes it; - is standard input.")
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Trace a front, showing points as they come; prints the front."""
+    from app import tracing
+    from app.composing import compose
+
+    given: dict[str, Any] = {
+        "network": network,
+        "data": data,
+        "points": points,
+        "penalty": penalty,
+        "method": method,
+        "loss": loss,
+    }
+    given |= {"seed": seed, "device": device, "name": name, "tags": tag}
+    body = compose(spec, given, setting or [])
+    if server:
+        with _backend(server, None) as backend:
+            state = tracing.there(backend, body, as_json)
+    else:
+        state = tracing.here(_settings(database_url=database_url), body, as_json)
+    raise typer.Exit({"completed": 0, "cancelled": INTERRUPTED}.get(state, 1))
+
+
+@app.command()
+def jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """List jobs, newest first."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        found = backend.jobs(state, tag, limit)
+    terminal.print_json(found) if as_json else terminal.out().print(terminal.jobs_table(found))
+
+
+@app.command()
+def front(
+    job: JobArgument,
+    objectives: Objectives = "penalty,loss",
+    nondominated: Annotated[bool, typer.Option("--nondominated", help="Only points that no other beats.")] = False,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Print the front of a job."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        document = backend.front(job, objectives.split(","), nondominated)
+    terminal.print_front(document, as_json)
+
+
+@app.command()
+def select(  # noqa: PLR0913 (each is an option)
+    job: JobArgument,
+    sparsity: Annotated[float | None, typer.Option(help="At least this fraction of zeros.")] = None,
+    max_nonzero: Annotated[int | None, typer.Option(help="At most so many nonzero weights.")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="At most this training loss.")] = None,
+    min_metric: Annotated[str | None, typer.Option(help="accuracy:0.9, on the validation data.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Where the front bends most.")] = False,
+    weights: Annotated[str | None, typer.Option(help="0.7,0.3: how much each objective matters.")] = None,
+    objectives: Objectives = "penalty,loss",
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Pick one network by exactly one criterion."""
+    from app import terminal
+    from app.choosing import Choice
+
+    choice = Choice(sparsity, max_nonzero, max_loss, min_metric, knee, weights)
+    with _backend(server, database_url) as backend:
+        point = backend.select(job, choice, objectives.split(","))
+    terminal.print_json(point) if as_json else terminal.out().print(terminal.front_table([point]))
+
+
+@app.command()
+def export(
+    job: JobArgument,
+    index: Annotated[int, typer.Argument(help="Number of the point.", metavar="INDEX")],
+    form: Annotated[str, typer.Option("--format", "-f", help="onnx, safetensors, state_dict, …")] = "safetensors",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Write one network to a file."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        download = backend.export(job, index, form)
+    path = output or Path(download.filename)
+    try:
+        path.write_bytes(download.payload)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {str(path)!r}: {error.strerror}") from error
+    facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in download.facts.items())
+    terminal.say(f"{path}: {facts}")
+
+
+@app.command()
+def compare(
+    job: Annotated[list[int], typer.Argument(help="Numbers of the jobs.", metavar="JOB…")],
+    objectives: Objectives = "penalty,loss",
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Compare fronts on one scale."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        document = backend.compare(job, objectives.split(","))
+    terminal.print_json(document) if as_json else terminal.out().print(terminal.compare_table(document))
+
+
+@app.command()
+def worker(
+    job: Annotated[int | None, typer.Option(help="Work on this job only; else on all, oldest first.")] = None,
+    name: Annotated[str | None, typer.Option(help="Unique; made up by default.")] = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
+    database_url: Database = None,
+) -> None:
+    """Work on queued jobs."""
+    from app import logs
+    from app.service import open_store
+    from app.tracing import worker_of
+
+    settings = _settings(database_url=database_url)
+    logs.configure()
+    if until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, args=(settings.grace_seconds,), daemon=True).start()
+    with open_store(settings) as store:
+        found = worker_of(store, settings, name)
+        if job is None:
+            found.forever()
+        elif (lease := found.claim(job)) is not None:
+            for _ in found.work(lease):
+                pass
+
+
+@app.command()
+def migrate(database_url: Database = None) -> None:
+    """Bring the database's tables to this version."""
+    from app import terminal
+    from storage.store import Store
+
+    settings = _settings(database_url=database_url)
+    with Store(settings.url) as store:
+        store.migrate()
+        store.check_schema()
+    terminal.say("the database has this version's tables")
+
+
+@datasets_app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="An .npz, .csv or .parquet file.")],
+    name: Annotated[str | None, typer.Option(help="The file's stem by default.")] = None,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Store a data file, to be named by jobs."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        added = backend.add_dataset(file, name)
+    terminal.out().print(terminal.datasets_table([added]))
+
+
+@datasets_app.command("list")
+def listed(as_json: AsJson = False, server: Server = None, database_url: Database = None) -> None:
+    """List stored data sets."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        found = backend.datasets()
+    terminal.print_json(found) if as_json else terminal.out().print(terminal.datasets_table(found))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _settings(**given: Any) -> Settings:
+    from app.settings import Settings
+
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def _backend(server: str | None, database_url: str | None) -> Iterator[Backend]:
+    settings = _settings(database_url=database_url)
+    backend = _remote(server, settings) if server else _local(settings)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _remote(server: str, settings: Settings) -> Backend:
+    from app.client import Remote
+
+    return Remote(server, settings.token.get_secret_value() if settings.token else None)
+
+
+def _local(settings: Settings) -> Backend:
+    from app.service import Service, open_store
+
+    return Service(open_store(settings), allow_paths=True, poll_seconds=settings.poll_seconds)
+
+
+def _end_with_stdin(grace_seconds: float) -> None:
+    """Stop this process when its parent is gone: gracefully, then at once."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace_seconds)
+    os._exit(1)
+
+
+def _refusal(error: Exception) -> str | None:
+    """The sentence of an intended error; None for a fault of ours. Looks only where an error can come from."""
+    if isinstance(error, _loaded("pydantic", "ValidationError")):
+        from app.schemas import refusal
+
+        return refusal(error)  # type: ignore[arg-type]
+    intended = (("engine.errors", "EngineError"), ("storage.errors", "StorageError"), ("app.errors", "AppError"))
+    return str(error) if any(isinstance(error, _loaded(*place)) for place in intended) else None
+
+
+def _loaded(module: str, name: str) -> type[Exception] | tuple[()]:
+    return getattr(sys.modules[module], name) if module in sys.modules else ()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What the command line asks for, answered by the database here (`Service`) or by a server (`Remote`)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.choosing import Choice
+from app.documents import Document
+from storage.records import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """An exported network: a file with what was measured about it."""
+
+    filename: str
+    payload: bytes
+    media_type: str
+    facts: Mapping[str, str]
+
+
+class Backend(Protocol):
+    """Jobs, fronts and data sets as documents."""
+
+    def submit(self, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Store a job; twice the same `key` gives the same job."""
+
+    def job(self, job_id: int) -> Document:
+        """One job."""
+
+    def jobs(self, state: str | None = None, tag: str | None = None, limit: int = 50) -> list[Document]:
+        """The newest jobs."""
+
+    def request(self, job_id: int, what: Request) -> Document:
+        """Cancel, pause or resume a job."""
+
+    def front(self, job_id: int, objectives: Sequence[str], nondominated: bool = False) -> Document:
+        """The front document."""
+
+    def select(self, job_id: int, choice: Choice, objectives: Sequence[str]) -> Document:
+        """The point that `choice` picks."""
+
+    def export(self, job_id: int, index: int, form: str) -> Download:
+        """One network as a file."""
+
+    def compare(self, job_ids: Sequence[int], objectives: Sequence[str]) -> Document:
+        """Several fronts on one scale."""
+
+    def add_dataset(self, path: Path, name: str | None = None) -> Document:
+        """Upload a data file."""
+
+    def datasets(self) -> list[Document]:
+        """The uploaded data sets."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+    def follow(self, job_id: int) -> Iterator[Document]:
+        """Events of a job from its beginning until it has ended."""

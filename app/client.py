@@ -1,0 +1,146 @@
+"""A running service, asked over HTTP."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from app.backend import Download
+from app.choosing import Choice
+from app.documents import Document
+from app.errors import Refused
+from engine.errors import InvalidSpec
+from storage.records import Request
+
+PREFIX = "x-paretopath-"
+PATIENCE = httpx2.Timeout(120.0, connect=10.0)
+
+
+class Remote:
+    """A service as a `Backend`.
+
+    Parameters
+    ----------
+    url : str
+        ``http://host:port``.
+    token : str, optional
+        Sent as a bearer token.
+    """
+
+    def __init__(self, url: str, token: str | None = None, transport: httpx2.BaseTransport | None = None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        base = url.rstrip("/") + "/api/v1"
+        self._client = httpx2.Client(base_url=base, headers=headers, timeout=PATIENCE, transport=transport)
+        self._url = url
+
+    def submit(self, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Store a job; twice the same `key` gives the same job."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._document("POST", "/jobs", json=body, headers=headers)
+
+    def job(self, job_id: int) -> Document:
+        """One job."""
+        return self._document("GET", f"/jobs/{job_id}")
+
+    def jobs(self, state: str | None = None, tag: str | None = None, limit: int = 50) -> list[Document]:
+        """The newest jobs."""
+        given = {"state": state, "tag": tag, "limit": limit}
+        found: list[Document] = self._document("GET", "/jobs", params=_given(given))["jobs"]
+        return found
+
+    def request(self, job_id: int, what: Request) -> Document:
+        """Cancel, pause or resume a job."""
+        return self._document("POST", f"/jobs/{job_id}/{what}")
+
+    def front(self, job_id: int, objectives: Sequence[str], nondominated: bool = False) -> Document:
+        """The front document."""
+        params = {"objectives": ",".join(objectives), "nondominated": nondominated}
+        return self._document("GET", f"/jobs/{job_id}/front", params=params)
+
+    def select(self, job_id: int, choice: Choice, objectives: Sequence[str]) -> Document:
+        """The point that `choice` picks."""
+        given = {**vars(choice), "objectives": ",".join(objectives), "knee": choice.knee or None}
+        return self._document("GET", f"/jobs/{job_id}/select", params=_given(given))
+
+    def export(self, job_id: int, index: int, form: str) -> Download:
+        """One network as a file."""
+        answer = self._answer("GET", f"/jobs/{job_id}/points/{index}/export/{form}")
+        facts = {k.removeprefix(PREFIX).replace("-", "_"): v for k, v in answer.headers.items() if k.startswith(PREFIX)}
+        name = answer.headers["content-disposition"].partition("filename=")[2].strip('"')
+        return Download(name, answer.content, answer.headers["content-type"], facts)
+
+    def compare(self, job_ids: Sequence[int], objectives: Sequence[str]) -> Document:
+        """Several fronts on one scale."""
+        params = {"jobs": ",".join(map(str, job_ids)), "objectives": ",".join(objectives)}
+        return self._document("GET", "/compare", params=params)
+
+    def add_dataset(self, path: Path, name: str | None = None) -> Document:
+        """Upload a data file."""
+        try:
+            with path.open("rb") as file:
+                given = {"name": name} if name else {}
+                return self._document("POST", "/datasets", files={"file": (path.name, file)}, data=given)
+        except OSError as error:
+            raise InvalidSpec(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+    def datasets(self) -> list[Document]:
+        """The uploaded data sets."""
+        found: list[Document] = self._document("GET", "/datasets")["uploads"]
+        return found
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    def follow(self, job_id: int) -> Iterator[Document]:
+        """Events of a job from its beginning until it has ended; takes up a lost connection where it was."""
+        seq = 0
+        while True:
+            with self._client.stream("GET", f"/jobs/{job_id}/events", headers={"Last-Event-ID": str(seq)}) as answer:
+                if answer.status_code == 204:
+                    return
+                self._check(answer)
+                for event in _events(answer.iter_lines()):
+                    seq = event["seq"]
+                    yield event
+
+    def _document(self, method: str, path: str, **options: Any) -> Document:
+        document: Document = self._answer(method, path, **options).json()
+        return document
+
+    def _answer(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            return self._check(self._client.request(method, path, **options))
+        except httpx2.TransportError as error:
+            raise Refused(f"no answer from {self._url}: {error}") from error
+
+    def _check(self, answer: httpx2.Response) -> httpx2.Response:
+        if answer.is_error:
+            answer.read()
+            raise Refused(_detail(answer))
+        return answer
+
+
+def _detail(answer: httpx2.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered {answer.status_code} {answer.reason_phrase}"
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _events(lines: Iterator[str]) -> Iterator[Document]:
+    """Documents of server-sent events; comments and keep-alives are dropped."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            yield {"seq": int(fields["id"]), "kind": fields["event"], "data": json.loads(fields["data"])}
+            fields = {}

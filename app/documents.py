@@ -1,0 +1,180 @@
+"""The documents handed out, the same from REST and from the command line: plain values, NaN and infinity as null."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal
+
+from app.errors import Lacking
+from engine.errors import InvalidSpec
+from engine.front import OBJECTIVES, Front, ParetoPoint, minimised
+from storage.records import ENDED, Event, Job, Upload
+
+Document = dict[str, Any]
+Orient = Literal["rows", "columns"]
+COLUMNS = (
+    *("index", "parent", "sweep", "loss", "penalty", "lam", "residual"),
+    *("n_nonzero", "n_params", "sparsity", "effort", "seconds"),
+)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(v) for v in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def job_document(job: Job) -> Document:
+    """Everything about a job but its points."""
+    document = {
+        "id": job.id,
+        "name": job.name,
+        "state": str(job.state),
+        "wanted": job.wanted,
+        "reason": job.reason,
+        "tags": job.tags,
+        "spec": job.spec,
+        "facts": job.facts,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "attempts": job.attempts,
+        "worker": job.worker,
+        "progress": progress(job),
+    }
+    return dict(plain(document))
+
+
+def progress(job: Job) -> Document:
+    """How far a job is: points and effort so far, points per second of work, an estimate of the seconds left."""
+    expected = job.facts.get("expected")
+    rate = job.n_points / job.seconds if job.seconds > 0 else None
+    left = max(0, expected - job.n_points) / rate if expected and rate else None
+    over = 0.0 if job.state in ENDED else left
+    return {"points": job.n_points, "expected": expected, "effort": job.effort, "rate": rate, "remaining_seconds": over}
+
+
+def front_document(
+    job: Job,
+    front: Front,
+    objectives: Sequence[str] = OBJECTIVES,
+    nondominated: bool = False,
+    orient: Orient = "rows",
+) -> Document:
+    """The front document ``{"job", "points", "hypervolume"}``."""
+    points = chosen_points(front, objectives, nondominated)
+    return {
+        "job": job_document(job),
+        "points": plain(columns(points)) if orient == "columns" else [point_document(p) for p in points],
+        "hypervolume": hypervolume_document(front, objectives),
+    }
+
+
+def chosen_points(front: Front, objectives: Sequence[str], nondominated: bool) -> tuple[ParetoPoint, ...]:
+    """All points, or those that no other point beats in `objectives`."""
+    check_objectives(front, objectives)
+    return front.non_dominated(objectives).points if nondominated else front.points
+
+
+def check_objectives(front: Front, objectives: Sequence[str]) -> None:
+    """Refuse unknown objectives, and more or fewer than two of them.
+
+    Raises
+    ------
+    InvalidSpec
+    """
+    if len(objectives) != 2 or objectives[0] == objectives[1]:
+        raise InvalidSpec(f"objectives {','.join(objectives)!r} must be two different names, such as penalty,loss")
+    for point in front.points[:1]:
+        for name in objectives:
+            point.value(name)
+
+
+def point_document(point: ParetoPoint) -> Document:
+    """Everything about one point."""
+    return dict(plain(point.to_dict()))
+
+
+def hypervolume_document(front: Front, objectives: Sequence[str] = OBJECTIVES) -> Document:
+    """The area a front dominates, with the reference it is measured from: the front's own worst values."""
+    worst = worst_values(front.non_dominated(objectives), objectives)
+    value = front.hypervolume(objectives=objectives)
+    return dict(plain({"objectives": objectives, "reference": worst, "value": value}))
+
+
+def compare_document(jobs: Sequence[Job], fronts: Mapping[int, Front], objectives: Sequence[str]) -> Document:
+    """Several fronts on one scale: the hypervolume of each below the worst values of all."""
+    for front in fronts.values():
+        check_objectives(front, objectives)
+    best = {job.id: fronts[job.id].non_dominated(objectives) for job in jobs}
+    everything = Front(tuple(p for front in best.values() for p in front))
+    values = everything.values(objectives)
+    reference = values.max(axis=0).tolist() if len(values) else None
+    entries = [_compared(job, best[job.id], reference, objectives) for job in jobs]
+    return {"objectives": list(objectives), "reference": worst_values(everything, objectives), "fronts": entries}
+
+
+def worst_values(front: Front, objectives: Sequence[str]) -> list[float] | None:
+    """The worst value of every objective, in its own unit; None for an empty front."""
+    if not len(front):
+        return None
+    return [max(front, key=partial(minimised, name=name)).value(name) for name in objectives]
+
+
+def _compared(job: Job, best: Front, reference: list[float] | None, objectives: Sequence[str]) -> Document:
+    points = [point_document(p) for p in best]
+    return {"job": job_document(job), "points": points, "hypervolume": best.hypervolume(reference, objectives)}
+
+
+def event_document(event: Event) -> Document:
+    """One event of a job."""
+    return dict(plain({"seq": event.seq, "kind": event.kind, "data": event.data, "at": event.at}))
+
+
+def upload_document(upload: Upload) -> Document:
+    """One uploaded data set, without its values."""
+    fields = ("name", "digest", "size", "shapes", "created_at")
+    return dict(plain({name: getattr(upload, name) for name in fields}))
+
+
+def columns(points: Sequence[ParetoPoint]) -> dict[str, list[Any]]:
+    """Points as a table: one list per number, metrics included, None where a point has no such metric."""
+    metrics = list(dict.fromkeys(name for p in points for name in p.metrics))
+    table: dict[str, list[Any]] = {name: [getattr(p, name) for p in points] for name in COLUMNS}
+    return {**table, **{name: [p.metrics.get(name) for p in points] for name in metrics}}
+
+
+def as_csv(points: Sequence[ParetoPoint]) -> bytes:
+    """The table of points as CSV."""
+    table = columns(points)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def as_parquet(points: Sequence[ParetoPoint]) -> bytes:
+    """The table of points as Parquet.
+
+    Raises
+    ------
+    Lacking
+        If pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise Lacking("parquet needs pyarrow, which is not installed; known to work: json, csv") from error
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns(points)), sink)
+    return sink.getvalue()

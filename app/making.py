@@ -1,0 +1,126 @@
+"""What needs the engine's heavy parts: checking a job, reading a data file, exporting a network."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.backend import Download
+from app.documents import Document, plain
+from app.errors import Forbidden
+from app.schemas import JobIn
+from engine.data import DATASETS, RawData, is_path, parse_upload, to_npz
+from engine.errors import UnknownName
+from engine.export import EXPORTS, export
+from engine.front import ParetoPoint, Waypoint
+from engine.networks import NETWORKS
+from engine.registry import lookup
+from engine.spec import JobSpec, check, rebuild
+from storage.errors import Conflict
+from storage.records import Job
+
+Uploads = Mapping[str, bytes]
+
+_NUMBERS = ("loss", "penalty", "lam", "residual", "sparsity", "n_nonzero", "n_params", "effort")
+_PACKAGES = ("paretopath", "torch", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A data file in the form that is stored."""
+
+    name: str
+    payload: bytes
+    shapes: Document
+
+
+def checked(body: Mapping[str, Any] | JobIn, uploads: Uploads, allow_paths: bool) -> tuple[JobSpec, Document]:
+    """The spec of a job and the facts about it: it can be traced.
+
+    Raises
+    ------
+    InvalidSpec, Forbidden, pydantic.ValidationError
+    """
+    job = body if isinstance(body, JobIn) else JobIn.model_validate(body)
+    spec = _located(job.spec(), uploads, allow_paths)
+    return spec, check(spec, uploads)
+
+
+def data_file(filename: str, payload: bytes, name: str | None) -> DataFile:
+    """A user's file, read and checked; called `name`, or like the file.
+
+    Raises
+    ------
+    InvalidData, Conflict
+    """
+    called = name or Path(filename).stem
+    if called in DATASETS or is_path(called):
+        raise Conflict(f"a data set cannot be called {called!r}, which already means something else")
+    raw = parse_upload(filename, payload)
+    return DataFile(called, to_npz(raw), _shapes(raw))
+
+
+def check_format(form: str) -> None:
+    """Refuse unknown export formats.
+
+    Raises
+    ------
+    UnknownName
+    """
+    lookup("export format", EXPORTS, form)
+
+
+def exported(job: Job, waypoint: Waypoint, form: str) -> Download:
+    """One network as a file, checked against the network before it is handed out.
+
+    Raises
+    ------
+    ExportFailed
+    """
+    module = rebuild(JobSpec.from_dict(job.spec), job.facts, waypoint)
+    example = torch.randn(2, *job.facts["input_shape"], generator=torch.Generator().manual_seed(0))
+    done = export(form, module, example, metadata(job, waypoint.point))
+    name = f"paretopath-job{job.id}-point{waypoint.point.index}{done.suffix}"
+    return Download(name, done.payload, done.media_type, {fact: str(value) for fact, value in done.facts.items()})
+
+
+def metadata(job: Job, point: ParetoPoint) -> dict[str, str]:
+    """Where a network comes from: written into every exported file that can carry it."""
+    spec = json.dumps(plain(job.spec), sort_keys=True)
+    found = {
+        "job": job.id,
+        "point": point.index,
+        "seed": job.spec.get("seed"),
+        **{name: getattr(point, name) for name in _NUMBERS},
+        "metrics": point.metrics,
+        "data_digest": job.facts.get("data_digest"),
+        "versions": {**{name: version(name) for name in _PACKAGES}, "python": platform.python_version()},
+    }
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in plain(found).items()}
+    return {**texts, "spec": spec, "spec_digest": hashlib.sha256(spec.encode()).hexdigest()}
+
+
+def _located(spec: JobSpec, uploads: Uploads, allow_paths: bool) -> JobSpec:
+    """The spec with an absolute path where the data is a file; refuses what is not allowed."""
+    if ":" in spec.network.name and spec.network.name not in NETWORKS and not allow_paths:
+        raise Forbidden(f"network {spec.network.name!r} is code to import, which this service does not allow")
+    name = spec.data.name
+    if name in DATASETS or name in uploads:
+        return spec
+    if not is_path(name):
+        raise UnknownName("data set", name, [*DATASETS, *uploads])
+    if not allow_paths:
+        raise Forbidden(f"data {name!r} is a file's path, which this service does not allow; upload it instead")
+    return replace(spec, data=replace(spec.data, name=str(Path(name).absolute())))
+
+
+def _shapes(raw: RawData) -> Document:
+    arrays = {name: getattr(raw, name) for name in ("X_train", "y_train", "X_test", "y_test")}
+    shapes: Document = {name: list(array.shape) for name, array in arrays.items() if array is not None}
+    return {**shapes, "task": raw.task, "classes": list(raw.classes)}

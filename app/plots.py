@@ -1,0 +1,330 @@
+"""Figures, built with plotly in Python: the same on the pages and in a notebook.
+
+``front_figure(store.front(3), View(x="n_nonzero", y="test_accuracy")).show(config=CONFIG)``
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from app.wording import duration, label, number, percent, show
+from engine.front import OBJECTIVES, Front, ParetoPoint
+
+CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "responsive": True,
+    "showTips": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "toImageButtonOptions": {"format": "svg", "filename": "front"},
+}
+SPARK_POINTS = 60
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of a figure; the ground stays transparent."""
+
+    ink: str
+    muted: str
+    grid: str
+    card: str
+    series: tuple[str, ...]
+
+
+THEMES = {
+    "light": Theme(
+        ink="#1d2733",
+        muted="#5b6875",
+        grid="#e3e8ed",
+        card="#ffffff",
+        series=("#1b6ca8", "#b4521a", "#23805a", "#7d4bb0", "#ad2f6d", "#77660c"),
+    ),
+    "dark": Theme(
+        ink="#e4e9ee",
+        muted="#9dabb9",
+        grid="#2c3742",
+        card="#1a2129",
+        series=("#6fb7ee", "#f09a62", "#64c898", "#c29be8", "#f08dbb", "#d8c65c"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of a front to show, and how.
+
+    Parameters
+    ----------
+    x, y : str
+        Names of numbers of a point (`ParetoPoint.names`).
+    log_x, log_y : bool
+        Logarithmic axes; points at zero or below are then left out, and counted in the axis title.
+    dominated : bool
+        Whether to show points that another point beats.
+    theme : str
+        Key of `THEMES`.
+    """
+
+    x: str = "penalty"
+    y: str = "loss"
+    log_x: bool = True
+    log_y: bool = False
+    dominated: bool = True
+    theme: Literal["light", "dark"] = "light"
+
+
+def front_figure(front: Front, view: View | None = None) -> go.Figure:
+    """The front as a line through its non-dominated points, marked by sweep; dominated points apart.
+
+    A point's index is its ``customdata``. Where an axis is no objective (``lam``, ``effort`` …) domination is told
+    by penalty and training loss, otherwise by the two quantities shown.
+
+    Raises
+    ------
+    UnknownName
+        If a point has no such quantity.
+    """
+    view = view or View()
+    shown = [p for p in front if _drawable(p, view)]
+    kept = {p.index for p in Front(tuple(shown)).non_dominated(_judges(view))}
+    best = sorted((p for p in shown if p.index in kept), key=lambda p: p.value(view.x))
+    traces = [_line(best, view), *_sweeps(best, view)]
+    if view.dominated:
+        traces += _dominated([p for p in shown if p.index not in kept], view)
+    return go.Figure(traces, _front_layout(front, shown, view, showlegend=len(traces) > 2))
+
+
+def layers_figure(point: ParetoPoint, theme: str = "light") -> go.Figure:
+    """Share of nonzero weights, and of units alive, in each parameter tensor of one network."""
+    colours = THEMES[theme]
+    layers = point.layers[::-1]
+    names = [layer.name for layer in layers]
+    weights = _bars(names, [(x.n_nonzero, math.prod(x.shape)) for x in layers], "nonzero weights", colours.series[0])
+    units = _bars(names, [(x.units_alive, x.units) for x in layers], "units alive", colours.series[1])
+    return go.Figure([units, weights], _layers_layout(len(layers), colours))
+
+
+def sparkline(front: Front, width: int = 160, height: int = 48) -> str:
+    """The front (log penalty against training loss) as a small SVG drawing, in the colour of its surroundings."""
+    best = _thinned([p for p in front.non_dominated() if p.penalty > 0], SPARK_POINTS)
+    title = f"Front of {len(front)} point{'' if len(front) == 1 else 's'}"
+    opening = f'<svg class="spark" role="img" aria-label="{title}" viewBox="0 0 {width} {height}">'
+    if not best:
+        return f"{opening}</svg>"
+    xs = _scaled([math.log(p.penalty) for p in best], 4, width - 4)
+    ys = _scaled([-p.loss for p in best], 4, height - 4)
+    return f"{opening}{_polyline(xs, ys)}{_dots(xs, ys)}</svg>"
+
+
+def _drawable(point: ParetoPoint, view: View) -> bool:
+    return _on_axis(point.value(view.x), view.log_x) and _on_axis(point.value(view.y), view.log_y)
+
+
+def _on_axis(value: float, log: bool) -> bool:
+    return math.isfinite(value) and (value > 0 or not log)
+
+
+def _judges(view: View) -> tuple[str, str]:
+    return (view.x, view.y) if _is_objective(view.x) and _is_objective(view.y) else (OBJECTIVES[0], OBJECTIVES[1])
+
+
+def _is_objective(name: str) -> bool:
+    return name in {*OBJECTIVES, "l1", "n_nonzero", "sparsity"} or name.endswith(("_loss", "_accuracy"))
+
+
+def _line(points: Sequence[ParetoPoint], view: View) -> go.Scatter:
+    return go.Scatter(
+        x=[p.value(view.x) for p in points],
+        y=[p.value(view.y) for p in points],
+        mode="lines",
+        line={"color": THEMES[view.theme].muted, "width": 1.25},
+        hoverinfo="skip",
+        showlegend=False,
+        name="front",
+        uid="front",
+    )
+
+
+def _sweeps(points: Sequence[ParetoPoint], view: View) -> list[go.Scatter]:
+    return [
+        _markers([p for p in points if p.sweep == sweep], view, f"sweep {sweep + 1}", _sweep_marker(sweep, view))
+        for sweep in sorted({p.sweep for p in points})
+    ]
+
+
+def _sweep_marker(sweep: int, view: View) -> dict[str, Any]:
+    theme = THEMES[view.theme]
+    return {
+        "color": theme.series[sweep % len(theme.series)],
+        "symbol": SYMBOLS[sweep % len(SYMBOLS)],
+        "size": 9,
+        "line": {"width": 1, "color": theme.card},
+    }
+
+
+def _dominated(points: Sequence[ParetoPoint], view: View) -> list[go.Scatter]:
+    marker = {"color": THEMES[view.theme].muted, "symbol": "circle-open", "size": 6, "opacity": 0.75}
+    return [_markers(points, view, "dominated", marker)] if points else []
+
+
+def _markers(points: Sequence[ParetoPoint], view: View, name: str, marker: dict[str, Any]) -> go.Scatter:
+    return go.Scatter(
+        x=[p.value(view.x) for p in points],
+        y=[p.value(view.y) for p in points],
+        customdata=[p.index for p in points],
+        hovertext=[_hover(p) for p in points],
+        hovertemplate="%{hovertext}<extra></extra>",
+        mode="markers",
+        marker=marker,
+        name=name,
+        uid=name,
+    )
+
+
+def _hover(point: ParetoPoint) -> str:
+    rows = [
+        f"<b>point {point.index}</b> · sweep {point.sweep + 1}",
+        f"{point.n_nonzero:,} of {point.n_params:,} weights nonzero ({percent(point.sparsity)} zeros)",
+        *(f"{label(name)} {show(name, point.value(name))}" for name in _hover_names(point)),
+        f"found after {number(point.effort)} epochs, {duration(point.seconds)}",
+    ]
+    return "<br>".join(rows)
+
+
+def _hover_names(point: ParetoPoint) -> list[str]:
+    names = ["penalty", "loss", "lam", "residual", *point.metrics]
+    return [name for name in names if not math.isnan(point.value(name))]
+
+
+def _front_layout(front: Front, shown: Sequence[ParetoPoint], view: View, showlegend: bool) -> go.Layout:
+    theme = THEMES[view.theme]
+    return go.Layout(
+        **_base(theme),
+        xaxis=_axis(view.x, view.log_x, _note(front, view.x, view.log_x), theme),
+        yaxis=_axis(view.y, view.log_y, _note(front, view.y, view.log_y), theme),
+        uirevision=f"{view.x} {view.y} {view.log_x} {view.log_y}",
+        showlegend=showlegend,
+        hovermode="closest",
+        clickmode="event",
+        annotations=[] if shown else [_nothing(front, theme)],
+    )
+
+
+def _base(theme: Theme) -> dict[str, Any]:
+    return {
+        "template": "none",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 13, "color": theme.ink},
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": theme.card,
+            "bordercolor": theme.muted,
+            "font": {"family": FONT, "size": 13, "color": theme.ink},
+        },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme.muted, "activecolor": theme.ink},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom"},
+        "margin": {"l": 64, "r": 16, "t": 40, "b": 56},
+    }
+
+
+def _note(front: Front, name: str, log: bool) -> str:
+    """What an axis cannot show, as a second line of its title."""
+    values = [p.value(name) for p in front]
+    below = sum(v <= 0 for v in values) if log else 0
+    missing = sum(not math.isfinite(v) for v in values)
+    said = [f"{below} at 0, not on a log axis"] * (below > 0) + [f"{missing} without a value"] * (missing > 0)
+    return f"<br><sub>{'; '.join(said)}</sub>" if said else ""
+
+
+def _axis(name: str, log: bool, note: str, theme: Theme) -> dict[str, Any]:
+    as_percent = name == "sparsity" or name.endswith("accuracy")
+    return {
+        "type": "log" if log else "linear",
+        "title": {"text": label(name) + note, "standoff": 12},
+        "automargin": True,
+        "gridcolor": theme.grid,
+        "linecolor": theme.grid,
+        "showline": True,
+        "ticks": "",
+        "zeroline": False,
+        "tickformat": _tick_format(log, as_percent),
+        "nticks": 8,
+    }
+
+
+def _tick_format(log: bool, as_percent: bool) -> str:
+    if as_percent:
+        return "~%"
+    return "~g" if log else ""
+
+
+def _nothing(front: Front, theme: Theme) -> dict[str, Any]:
+    text = "no point has a value on these axes" if len(front) else "no points yet"
+    return {
+        "text": text,
+        "showarrow": False,
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0.5,
+        "y": 0.5,
+        "font": {"color": theme.muted, "size": 15},
+    }
+
+
+def _bars(names: list[str], counts: Sequence[tuple[int, int]], name: str, colour: str) -> go.Bar:
+    return go.Bar(
+        y=names,
+        x=[part / max(whole, 1) for part, whole in counts],
+        text=[f"{part:,} of {whole:,}" for part, whole in counts],
+        orientation="h",
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": colour},
+        hovertemplate="%{y}: %{text} " + name + "<extra></extra>",
+        name=name,
+    )
+
+
+def _layers_layout(n_layers: int, theme: Theme) -> go.Layout:
+    base = _base(theme)
+    small = {"margin": {"l": 8, "r": 8, "t": 34, "b": 8}, "font": {**base["font"], "size": 12}}
+    legend = {**base["legend"], "traceorder": "reversed"}
+    return go.Layout(
+        **{**base, **small, "legend": legend},
+        xaxis={"range": [0, 1.35], "visible": False, "fixedrange": True},
+        yaxis={"automargin": True, "fixedrange": True, "ticksuffix": " "},
+        barmode="group",
+        bargap=0.25,
+        height=60 + 46 * n_layers,
+    )
+
+
+def _thinned(points: Sequence[ParetoPoint], limit: int) -> Sequence[ParetoPoint]:
+    """At most `limit` of `points`, evenly spread, both ends among them."""
+    if len(points) <= limit:
+        return points
+    return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _scaled(values: Sequence[float], low: float, high: float) -> list[float]:
+    least, span = min(values), max(values) - min(values)
+    return [low + (high - low) * ((v - least) / span if span else 0.5) for v in values]
+
+
+def _polyline(xs: Iterable[float], ys: Iterable[float]) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+    return f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+
+
+def _dots(xs: Iterable[float], ys: Iterable[float]) -> str:
+    return "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.8" fill="currentColor"/>' for x, y in zip(xs, ys, strict=True)
+    )

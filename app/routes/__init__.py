@@ -1,0 +1,1 @@
+"""The service's routes: REST under /api/v1, operations, pages."""

@@ -1,0 +1,50 @@
+"""What routes need from the application and from requests."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from app.executors import Executor
+from app.schemas import LARGEST_INTEGER
+from app.service import Service
+from app.settings import Settings
+from engine.front import OBJECTIVES
+from storage.store import Store
+
+
+def store_of(request: Request) -> Store:
+    """The application's store."""
+    store: Store = request.app.state.store
+    return store
+
+
+def service_of(request: Request) -> Service:
+    """The application's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def settings_of(request: Request) -> Settings:
+    """The application's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def executor_of(request: Request) -> Executor | None:
+    """Whatever runs workers for this application."""
+    executor: Executor | None = request.app.state.executor
+    return executor
+
+
+def names(objectives: Annotated[str, Query(max_length=200, description="Two names, with a comma.")] = "") -> list[str]:
+    """The objectives asked for."""
+    return [name.strip() for name in objectives.split(",")] if objectives else list(OBJECTIVES)
+
+
+AStore = Annotated[Store, Depends(store_of)]
+AService = Annotated[Service, Depends(service_of)]
+TheSettings = Annotated[Settings, Depends(settings_of)]
+AnExecutor = Annotated[Executor | None, Depends(executor_of)]
+Objectives = Annotated[list[str], Depends(names)]
+JobId = Annotated[int, Path(ge=0, le=LARGEST_INTEGER)]
+Index = Annotated[int, Path(ge=0, le=LARGEST_INTEGER)]

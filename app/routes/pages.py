@@ -1,0 +1,271 @@
+"""The pages: jinja2 templates over the store, and the files they load; all of it from this service alone."""
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import plotly
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+
+from app import wording
+from app.documents import progress
+from app.forms import Field, fields, typed
+from app.plots import CONFIG, THEMES, View, front_figure, layers_figure, sparkline
+from app.schemas import JobIn, described, settings_model
+from engine.front import Front, ParetoPoint
+from storage.errors import NotFound
+from storage.records import Job, JobState, Upload
+from storage.store import Store
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+PAGE_SIZE = 30
+FIRST_JOB: Mapping[str, Any] = {
+    "network": {"name": "mlp", "params": {"hidden": [32]}},
+    "data": {"name": "digits", "params": {}},
+}
+RUN_FIELDS = ("points", "seed", "device", "name", "tags")
+PARTS = {"network": "networks", "data": "datasets", "penalty": "penalties", "method": "methods"}
+
+_HERE = Path(__file__).parents[1]
+_templates = Jinja2Templates(_HERE / "templates")
+_static = StaticFiles(directory=_HERE / "static")
+
+
+@router.get("/")
+def jobs(request: Request, before: Annotated[int | None, Query(ge=1)] = None) -> Response:
+    """The jobs, newest first."""
+    store = _store(request)
+    found = store.jobs(before=before, limit=PAGE_SIZE)
+    fronts = store.fronts([job.id for job in found])
+    sparks = {job.id: sparkline(fronts.get(job.id, Front(()))) for job in found}
+    older = found[-1].id if len(found) == PAGE_SIZE else None
+    return _page(request, "jobs.html", here="jobs", jobs=found, sparks=sparks, older=older)
+
+
+@router.get("/jobs/new")
+def new(request: Request, like: Annotated[int | None, Query(alias="from", ge=1)] = None) -> Response:
+    """The form, filled in like the job `from` or with a small first trace."""
+    try:
+        spec = _store(request).job(like).spec if like is not None else FIRST_JOB
+    except NotFound as error:
+        return _missing(request, error)
+    return _page(request, "new.html", here="new", spec=spec, **_form(_store(request), spec))
+
+
+@router.get("/jobs/{job_id:int}")
+def job(request: Request, job_id: int, view: Annotated[View, Depends()]) -> Response:
+    """One job: its live front, its points and what can be done with them."""
+    store = _store(request)
+    seen = store.last_seq()
+    try:
+        found, front = store.job(job_id), store.front(job_id)
+    except NotFound as error:
+        return _missing(request, error)
+    return _page(request, "job.html", job=found, view=view, seen=seen if len(front) else 0, **_points(front))
+
+
+@router.get("/jobs/{job_id:int}/figure.json")
+def figure(request: Request, job_id: int, view: Annotated[View, Depends()]) -> Response:
+    """The front's figure, ready for ``Plotly.react``."""
+    return _figure_response(front_figure(_store(request).front(job_id), view))
+
+
+@router.get("/jobs/{job_id:int}/points/{index:int}")
+def point(request: Request, job_id: int, index: int) -> Response:
+    """The details of one point, as a fragment of the job's page."""
+    found = _store(request).point(job_id, index)
+    names = ["penalty", "loss", "lam", "residual", *(name for name in found.metrics)]
+    values: dict[str, Any] = {
+        "job_id": job_id,
+        "point": found,
+        "names": names,
+        "certificate": wording.certificate(found),
+    }
+    return _page(request, "point.html", exports=described("exports"), **values)
+
+
+@router.get("/jobs/{job_id:int}/points/{index:int}/layers.json")
+def layers(request: Request, job_id: int, index: int, theme: str = "light") -> Response:
+    """The figure of one network's layers."""
+    theme = theme if theme in THEMES else "light"
+    return _figure_response(layers_figure(_store(request).point(job_id, index), theme))
+
+
+@router.get("/static/plotly.min.js")
+def plotly_js(request: Request) -> Response:
+    """The plotly.js that belongs to the installed plotly; its URL carries the version, so it never goes stale."""
+    packed = "gzip" in request.headers.get("accept-encoding", "")
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+    headers |= {"Content-Encoding": "gzip"} if packed else {}
+    return Response(_bundle(packed), media_type="text/javascript", headers=headers)
+
+
+@router.get("/static/{path:path}")
+async def static(request: Request, path: str) -> Response:
+    """Scripts, styles and drawings; browsers ask each time whether they changed."""
+    answer = await _static.get_response(path, request.scope)
+    answer.headers["Cache-Control"] = "no-cache"
+    return answer
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    return _templates.TemplateResponse(request, template, values, status_code=status)
+
+
+def _missing(request: Request, error: NotFound) -> Response:
+    return _page(request, "missing.html", status=404, reason=str(error))
+
+
+def _figure_response(figure: Any) -> Response:
+    document = f'{{"config": {json.dumps(CONFIG)}, {figure.to_json()[1:]}'
+    return Response(document, media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+
+@lru_cache
+def _bundle(packed: bool) -> bytes:
+    source = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes()
+    return gzip.compress(source, 9, mtime=0) if packed else source
+
+
+def _points(front: Front) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for p in front for name in p.metrics))
+    best = {p.index for p in front.non_dominated()}
+    known = front.points[0].names() if len(front) else []
+    values = {"columns": _columns(names), "groups": _groups(names), "names": [*known, *names]}
+    return {"points": front.points, "best": best, **values}
+
+
+def _columns(metrics: list[str]) -> list[str]:
+    wanted = ("loss", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+    shown = [name for name in wanted if name == "loss" or name in metrics]
+    return ["n_nonzero", "sparsity", "penalty", "lam", *shown]
+
+
+def _groups(metrics: list[str]) -> dict[str, list[str]]:
+    known = {name for names in wording.GROUPS.values() for name in names}
+    others = [name for name in metrics if name not in known]
+    groups = {group: list(names) for group, names in wording.GROUPS.items()}
+    return {**groups, "Other": others} if others else groups
+
+
+def _form(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
+    schema = JobIn.model_json_schema()
+    top = {field.name: field for field in fields(schema)}
+    return {
+        "groups": {kind: _choices(store, kind, spec) for kind in PARTS},
+        "losses": described("losses"),
+        "run": [top[name] for name in RUN_FIELDS],
+        "budget": fields(schema["$defs"]["BudgetIn"]),
+        "values_of": {name: typed(spec[name]) for name in RUN_FIELDS if name in spec},
+        "budget_values": {name: typed(value) for name, value in spec.get("budget", {}).items()},
+    }
+
+
+def _choices(store: Store, kind: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    chosen = spec.get(kind, {"name": _default_part(kind), "params": {}})
+    parts = [{**part, "fields": fields(part["schema"]), "uploaded": False} for part in described(PARTS[kind])]
+    parts += _uploaded(store.uploads()) if kind == "data" else []
+    return [{**part, **_given(part["fields"], part["name"], chosen)} for part in parts]
+
+
+def _default_part(kind: str) -> str:
+    return str(JobIn.model_fields[kind].get_default())
+
+
+def _uploaded(uploads: Iterable[Upload]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": upload.name,
+            "summary": f"Uploaded, {_size(upload.size)}.",
+            "fields": fields(settings_model("datasets", upload.name).model_json_schema()),
+            "uploaded": True,
+        }
+        for upload in uploads
+    ]
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1024**2:.1f} MB" if n_bytes >= 1024**2 else f"{max(1, n_bytes // 1024)} kB"
+
+
+def _given(entries: tuple[Field, ...], name: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    mine = chosen["params"] if chosen["name"] == name else {}
+    values = {field.name: typed(mine[field.name]) for field in entries if field.name in mine}
+    return {"chosen": chosen["name"] == name, "values": values}
+
+
+def _expected(job: Job) -> int:
+    return int(progress(job)["expected"] or job.spec.get("points") or 0)
+
+
+def _sentence(spec: Mapping[str, Any]) -> str:
+    parts = {kind: wording.part(spec[kind]) for kind in PARTS if kind in spec}
+    means = " · ".join(parts[kind] for kind in ("penalty", "method") if kind in parts)
+    return f"{parts['network']} on {parts['data']}" + (f" · {means}" if means else "")
+
+
+def _standing(job: Job) -> str:
+    """How far a job is, in one line."""
+    if job.state == JobState.QUEUED and not job.n_points:
+        return "waiting for a worker"
+    counted = f"{job.n_points} of {_expected(job)} points" if job.state == JobState.RUNNING else _counted(job.n_points)
+    worked = f"{wording.number(job.effort)} epochs, {wording.duration(job.seconds)}" if job.n_points else ""
+    return " · ".join(x for x in (counted, worked, job.reason) if x)
+
+
+def _counted(n_points: int) -> str:
+    return f"{n_points} point{'' if n_points == 1 else 's'}"
+
+
+def _remaining(job: Job) -> str:
+    """A guess from the pace so far; empty where there is none."""
+    seconds = progress(job)["remaining_seconds"]
+    return f"about {wording.duration(seconds)} left" if seconds and job.state == JobState.RUNNING else ""
+
+
+def _value(point: ParetoPoint, name: str) -> str:
+    return wording.show(name, point.value(name) if name in point.names() else None)
+
+
+def _certified(point: ParetoPoint) -> str:
+    found = wording.certificate(point)
+    return wording.show("residual", found.relative)
+
+
+def _pretty(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), indent=2, ensure_ascii=False)
+
+
+def _ago(then: datetime) -> str:
+    return wording.ago(then, datetime.now(UTC))
+
+
+_templates.env.filters.update(
+    ago=_ago,
+    certified=_certified,
+    duration=wording.duration,
+    expected=_expected,
+    label=wording.label,
+    number=wording.number,
+    percent=wording.percent,
+    pretty=_pretty,
+    remaining=_remaining,
+    sentence=_sentence,
+    short=wording.short,
+    standing=_standing,
+    value=_value,
+)
+_templates.env.globals.update(plotly_url=f"/static/plotly.min.js?v={plotly.__version__}")

@@ -1,0 +1,246 @@
+"""What callers send: models made from the registries, so that a setting is described once, at its factory."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from operator import or_
+from types import NoneType
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+
+from engine.data import settings as data_settings
+from engine.errors import EngineError, UnknownName
+from engine.registry import Parameter, lookup, parameters, summary
+from engine.spec import MOST_POINTS, JobSpec, Part, registries, shorthand
+
+LARGEST_INTEGER = 2**31 - 1
+_TEXT = r"^[^\x00]*$"
+_WHOLE = "expected a name, or an object with a name and params"
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def settings_model(kind: str, name: str) -> type[BaseModel]:
+    """The settings of a part as a model: unknown ones are refused, limits enforced."""
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, Field(... if p.required else p.default, description=p.description or None))
+        for p in _settings(kind, name)
+    }
+    return create_model(f"{_title(name)}Settings", __config__=_CLOSED, **fields)
+
+
+def described(kind: str) -> list[dict[str, Any]]:
+    """Every part of a registry with what it is and the JSON schema of its settings."""
+    return [
+        {"name": name, "summary": _summary(factory), "schema": settings_model(kind, name).model_json_schema()}
+        for name, factory in registries()[kind].items()
+    ]
+
+
+def _summary(factory: Any) -> str:
+    return getattr(factory, "description", None) or summary(factory)
+
+
+def _settings(kind: str, name: str) -> list[Parameter]:
+    if kind == "datasets":
+        return data_settings(name)
+    factory = registries()[kind][name]
+    return parameters(getattr(factory, "write", factory))
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Marks a field as a part of the registry `kind`, given as ``{"name", "params"}`` or as a shorthand string.
+
+    Parameters
+    ----------
+    kind : str
+        Key of the registry.
+    noun : str
+        What one part is called in messages.
+    elsewhere : callable, optional
+        Tells whether a name that is not registered may still mean something (a file, an upload, an import path).
+    """
+
+    kind: str
+    noun: str
+    elsewhere: Callable[[str], bool] | None = None
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler.generate_schema(_parts(self.kind, self.elsewhere is not None))
+        whole = core_schema.no_info_after_validator_function(_as_part, inner)
+        return core_schema.no_info_before_validator_function(self._expanded, whole)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        names = ", ".join(registries()[self.kind])
+        short = {"type": "string", "minLength": 1, "description": f"Shorthand, NAME or NAME:SETTINGS; known: {names}"}
+        return {"anyOf": [short, handler(core)]}
+
+    def _expanded(self, value: Any) -> Any:
+        whole = self._from_shorthand(value) if isinstance(value, str) else value
+        if isinstance(whole, Mapping) and isinstance(whole.get("name"), str):
+            with _explained():
+                self._check_names(whole["name"], whole.get("params"))
+        return whole
+
+    def _from_shorthand(self, text: str) -> dict[str, Any]:
+        with _explained():
+            self._check_name(text if "." in text else text.partition(":")[0])
+            part = shorthand(text)
+        return {"name": part.name, "params": dict(part.params)}
+
+    def _check_name(self, name: str) -> None:
+        registry = registries()[self.kind]
+        if name not in registry and (self.elsewhere is None or not self.elsewhere(name)):
+            raise UnknownName(self.noun, name, registry)
+
+    def _check_names(self, name: str, params: Any) -> None:
+        self._check_name(name)
+        if isinstance(params, Mapping) and (name in registries()[self.kind] or self.kind == "datasets"):
+            _check_known(f"setting of {self.noun} {name!r}:", params, [p.name for p in _settings(self.kind, name)])
+
+
+def _as_part(model: BaseModel) -> Part:
+    values = model.model_dump(mode="json", exclude_unset=True)
+    return Part(values["name"], values.get("params", {}))
+
+
+@lru_cache
+def _parts(kind: str, is_open: bool) -> Any:
+    models = {name: _part_model(kind, name, Literal[name]) for name in registries()[kind]}
+    others = {"*": _other_model(kind)} if is_open else {}
+    members = [Annotated[model, Tag(name)] for name, model in {**models, **others}.items()]
+    return Annotated[reduce(or_, members), Discriminator(lambda value: _tag(value, models), "part", _WHOLE)]
+
+
+def _tag(value: Any, known: Mapping[str, object]) -> str | None:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    if not isinstance(name, str):
+        return None
+    return name if name in known else "*"
+
+
+def _part_model(kind: str, name: str, names: Any) -> type[BaseModel]:
+    settings = settings_model(kind, name)
+    needed = any(field.is_required() for field in settings.model_fields.values())
+    params = (settings, ...) if needed else (settings, Field(default_factory=settings))
+    return create_model(f"{_title(kind)}{_title(name)}", __config__=_CLOSED, name=(names, ...), params=params)  # type: ignore[call-overload, no-any-return]
+
+
+def _other_model(kind: str) -> type[BaseModel]:
+    name = Annotated[str, Field(min_length=1, max_length=1000)]
+    if kind == "datasets":
+        return _part_model(kind, "*", name)
+    return create_model(f"Other{_title(kind)}", __config__=_CLOSED, name=(name, ...), params=(dict[str, Any], {}))
+
+
+def _title(name: str) -> str:
+    return "".join(word.capitalize() for word in re.split(r"\W|_", name))
+
+
+def _known_loss(name: str) -> str:
+    with _explained():
+        lookup("loss", {"auto": None, **registries()["losses"]}, name)
+    return name
+
+
+def _check_known(kind: str, given: Iterable[str], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UnknownName(kind, name, known or ["none"])
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns the engine's refusal into pydantic's, its sentence kept."""
+    try:
+        yield
+    except EngineError as error:
+        raise PydanticCustomError("explained", "{text}", {"text": str(error)}) from error
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields with a sentence that names the known ones."""
+
+    model_config = _CLOSED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            with _explained():
+                _check_known("field", value, list(cls.model_fields))
+        return value
+
+
+class BudgetIn(Strict):
+    """When to stop at the latest: passes over the training data, seconds of work."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class JobIn(Strict):
+    """A job: the body of ``POST /api/v1/jobs`` and of ``paretopath trace --spec``."""
+
+    name: str = Field(default="", max_length=200, pattern=_TEXT)
+    network: Annotated[Part, PartOf("networks", "network", elsewhere=lambda name: ":" in name)]
+    data: Annotated[Part, PartOf("datasets", "data set", elsewhere=lambda _: True)]
+    loss: Annotated[str, AfterValidator(_known_loss)] = "auto"
+    penalty: Annotated[Part, PartOf("penalties", "penalty")] = Field(default="l1", validate_default=True)  # type: ignore[assignment]
+    method: Annotated[Part, PartOf("methods", "method")] = Field(default="continuation", validate_default=True)  # type: ignore[assignment]
+    points: int = Field(default=40, ge=2, le=MOST_POINTS, description="Networks wanted on the front.")
+    budget: BudgetIn = BudgetIn()
+    seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    tags: list[Annotated[str, Field(min_length=1, max_length=100, pattern=_TEXT)]] = Field(default=[], max_length=50)
+
+    def spec(self) -> JobSpec:
+        """The same as the engine knows it."""
+        parts = {k: _plain_part(getattr(self, k)) for k in ("network", "data", "penalty", "method")}
+        rest = self.model_dump(mode="json", exclude=set(parts))
+        return JobSpec.from_dict({**rest, **parts})
+
+
+def _plain_part(part: Part) -> dict[str, Any]:
+    return {"name": part.name, "params": dict(part.params)}
+
+
+def sentence(error: ErrorDetails) -> str:
+    """One validation error as a sentence that names the place, what is wrong and the offending value."""
+    place = ".".join(str(x) for x in error["loc"] if x not in ("body", "query", "path", "header", "*"))
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    given = error.get("input")
+    shown = f", not {given!r:.100}" if _short(given) and error["type"] not in ("explained", "missing") else ""
+    return f"{place}: {message}{shown}" if place else f"{message}{shown}"
+
+
+def refusal(error: ValidationError) -> str:
+    """The first thing wrong, and how many more there are."""
+    return summary_of([sentence(e) for e in error.errors(include_url=False)])
+
+
+def summary_of(sentences: list[str]) -> str:
+    """The first sentence, and how many more there are."""
+    more = len(sentences) - 1
+    return sentences[0] + (f" (and {more} more)" if more else "")
+
+
+def _short(value: object) -> bool:
+    return value == [] or not isinstance(value, dict | list | NoneType)

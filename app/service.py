@@ -1,0 +1,180 @@
+"""What users ask for, answered from the store: the one implementation behind the routes and the command line."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.backend import Download
+from app.choosing import Choice, choose
+from app.documents import (
+    Document,
+    compare_document,
+    event_document,
+    front_document,
+    job_document,
+    point_document,
+    upload_document,
+)
+from app.settings import Settings
+from engine.errors import InvalidSpec
+from engine.front import OBJECTIVES
+from storage.records import ENDED, Request
+from storage.store import Store
+
+if TYPE_CHECKING:
+    from app.schemas import JobIn
+
+
+@dataclass(frozen=True)
+class Service:
+    """Jobs, fronts and data sets of one store.
+
+    The engine's heavy parts are imported when first needed, so that looking at a front is quick.
+
+    Parameters
+    ----------
+    store : Store
+    allow_paths : bool
+        Whether files may be named as data and import paths as networks.
+    poll_seconds : float
+        How often `follow` looks for news.
+    """
+
+    store: Store
+    allow_paths: bool = False
+    poll_seconds: float = 0.25
+
+    def submit(self, body: "Mapping[str, Any] | JobIn", key: str | None = None) -> Document:
+        """Check a job and store it; twice the same `key` gives the same job.
+
+        Raises
+        ------
+        InvalidSpec, Forbidden, Conflict
+            And then nothing is stored.
+        """
+        from app.making import checked
+
+        spec, facts = checked(body, self.store.upload_bytes, self.allow_paths)
+        job = self.store.submit(spec.to_dict(), facts, name=spec.name, tags=spec.tags, idempotency_key=key)
+        return job_document(job)
+
+    def job(self, job_id: int) -> Document:
+        """One job."""
+        return job_document(self.store.job(job_id))
+
+    def jobs(
+        self, state: str | None = None, tag: str | None = None, limit: int = 50, before: int | None = None
+    ) -> list[Document]:
+        """The newest jobs, or the newest of those `before` a job."""
+        return [job_document(job) for job in self.store.jobs(state=state, tag=tag, before=before, limit=limit)]
+
+    def request(self, job_id: int, what: Request) -> Document:
+        """Cancel, pause or resume a job."""
+        return job_document(self.store.request(job_id, what))
+
+    def front(self, job_id: int, objectives: Sequence[str] = OBJECTIVES, nondominated: bool = False) -> Document:
+        """The front document."""
+        return front_document(self.store.job(job_id), self.store.front(job_id), objectives, nondominated)
+
+    def select(self, job_id: int, choice: Choice, objectives: Sequence[str] = OBJECTIVES) -> Document:
+        """The point that `choice` picks."""
+        return point_document(choose(self.store.front(job_id), choice, objectives))
+
+    def compare(self, job_ids: Sequence[int], objectives: Sequence[str] = OBJECTIVES) -> Document:
+        """Several fronts on one scale."""
+        jobs = [self.store.job(job_id) for job_id in dict.fromkeys(job_ids)]
+        return compare_document(jobs, self.store.fronts([job.id for job in jobs]), objectives)
+
+    def export(self, job_id: int, index: int, form: str) -> Download:
+        """One network as a file, checked against the network before it is handed out.
+
+        Raises
+        ------
+        UnknownName, NotFound, ExportFailed
+        """
+        from app.making import check_format, exported
+
+        check_format(form)
+        return exported(self.store.job(job_id), self.store.waypoint(job_id, index), form)
+
+    def upload(self, filename: str, payload: bytes, name: str | None = None) -> Document:
+        """Store a data file's values under `name`, the file's stem by default.
+
+        Raises
+        ------
+        InvalidData, Conflict
+        """
+        from app.making import data_file
+
+        found = data_file(filename, payload, name)
+        return upload_document(self.store.add_upload(found.name, found.payload, found.shapes))
+
+    def add_dataset(self, path: Path, name: str | None = None) -> Document:
+        """Store a data file's values.
+
+        Raises
+        ------
+        InvalidSpec
+            If the file cannot be read.
+        """
+        return self.upload(path.name, read(path), name)
+
+    def datasets(self) -> list[Document]:
+        """The uploaded data sets."""
+        return [upload_document(upload) for upload in self.store.uploads()]
+
+    def follow(self, job_id: int) -> Iterator[Document]:
+        """Events of a job from its beginning until it has ended."""
+        seq = 0
+        while True:
+            over = self.store.job(job_id).state in ENDED
+            events = self.store.events(job_id, after=seq)
+            yield from map(event_document, events)
+            if over and not events:
+                return
+            seq = events[-1].seq if events else seq
+            time.sleep(0 if events else self.poll_seconds)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.store.close()
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of `settings`; SQLite is brought up to date, another database must be already.
+
+    Raises
+    ------
+    SchemaMismatch, InvalidDatabase, Unavailable
+    """
+    store = Store(settings.url)
+    prepare(store, settings)
+    return store
+
+
+def prepare(store: Store, settings: Settings) -> None:
+    """Bring SQLite up to date; another database must be already.
+
+    Raises
+    ------
+    SchemaMismatch, Unavailable
+    """
+    if settings.url.startswith("sqlite"):
+        store.migrate()
+    store.check_schema()
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a user's file.
+
+    Raises
+    ------
+    InvalidSpec
+        If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidSpec(f"cannot read {str(path)!r}: {error.strerror}") from error

@@ -1,0 +1,56 @@
+"""Running the service in the foreground."""
+
+import socket
+
+import uvicorn
+
+from app import terminal
+from app.api import create_app
+from app.errors import AddressTaken
+from app.service import Service, open_store
+from app.settings import Settings
+
+DEMONSTRATION = {
+    "name": "demonstration",
+    "network": "mlp:32",
+    "data": "digits",
+    "points": 40,
+    "tags": ["demonstration"],
+}
+
+
+def serve(settings: Settings, demo: bool = False) -> None:
+    """Listen until a signal to stop comes.
+
+    Raises
+    ------
+    ExposureRefused, AddressTaken
+    """
+    app = create_app(settings)
+    with _listener(settings) as listener:
+        if demo:
+            demonstrate(settings)
+        terminal.say(f"paretopath is at {_address(listener)} (stop it with Ctrl-C)")
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def demonstrate(settings: Settings) -> None:
+    """Queue the demonstration job where there is no job yet."""
+    with open_store(settings) as store:
+        if not store.jobs(limit=1):
+            Service(store).submit(DEMONSTRATION)
+
+
+def _listener(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=256)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise AddressTaken(f"cannot listen on {where}: {error.strerror}; try another --port, such as 0") from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

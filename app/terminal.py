@@ -1,0 +1,132 @@
+"""What the command line shows: tables on standard output, progress on standard error."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.documents import Document
+from app.wording import duration, label, part, show
+
+OUT_WIDTH = 140
+MEASURED = ("validation_accuracy", "test_accuracy", "validation_loss", "test_loss")
+
+
+def out() -> Console:
+    """Standard output; wide where it is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=OUT_WIDTH)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """A document as JSON, byte for byte what it says (no markup, no wrapping)."""
+    out().out(json.dumps(document, indent=2, allow_nan=False), highlight=False)
+
+
+def say(text: str) -> None:
+    """A sentence on standard output."""
+    out().print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A sentence on standard error."""
+    err().print(text, markup=False)
+
+
+def print_front(document: Document, as_json: bool) -> None:
+    """A front document, or its table and a sentence."""
+    if as_json:
+        print_json(document)
+    else:
+        out().print(front_table(document["points"]))
+        say(summary(document))
+
+
+def watch(points: Iterable[Mapping[str, Any]], total: int | None) -> None:
+    """Show points as they come: a bar on a terminal, lines elsewhere."""
+    console = err()
+    if not console.is_terminal:
+        for point in points:
+            console.print(_line(point), markup=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("tracing", total=total)
+        for point in points:
+            progress.update(task, advance=1, description=_line(point))
+
+
+def front_table(points: Sequence[Mapping[str, Any]]) -> Table:
+    """Points as rows, sparse networks last."""
+    measured = [name for name in MEASURED if any(name in p["metrics"] for p in points)]
+    names = ["index", "n_nonzero", "sparsity", "penalty", "loss", *measured, "lam", "residual"]
+    table = _table(*(label(name) if name != "index" else "point" for name in names))
+    for point in sorted(points, key=lambda p: -p["n_nonzero"]):
+        values = {**point, **point["metrics"]}
+        table.add_row(*(show(name, values.get(name)) for name in names))
+    return table
+
+
+def jobs_table(jobs: Sequence[Document]) -> Table:
+    """Jobs as rows."""
+    table = _table("job", "state", "points", "network", "data", "name", "why it ended")
+    for job in jobs:
+        progress, spec = job["progress"], job["spec"]
+        points = f"{progress['points']}/{progress['expected'] or spec.get('points')}"
+        table.add_row(
+            str(job["id"]), job["state"], points, part(spec["network"]), part(spec["data"]), job["name"], job["reason"]
+        )
+    return table
+
+
+def compare_table(document: Document) -> Table:
+    """One row for each front of a comparison."""
+    table = _table("job", "name", "network", "points", "hypervolume")
+    for entry in document["fronts"]:
+        job = entry["job"]
+        row = (
+            job["id"],
+            job["name"],
+            part(job["spec"]["network"]),
+            len(entry["points"]),
+            f"{entry['hypervolume']:.6g}",
+        )
+        table.add_row(*map(str, row))
+    return table
+
+
+def datasets_table(uploads: Sequence[Document]) -> Table:
+    """Uploaded data sets as rows."""
+    table = _table("name", "shapes", "bytes", "SHA-256")
+    for upload in uploads:
+        shapes = ", ".join(f"{name} {value}" for name, value in upload["shapes"].items() if name.startswith(("X", "y")))
+        table.add_row(upload["name"], shapes, f"{upload['size']:,}", upload["digest"][:16])
+    return table
+
+
+def summary(document: Document) -> str:
+    """A front in one sentence."""
+    job, points = document["job"], document["points"]
+    worked = f" after {duration(points[-1]['seconds'])} of work" if points else ""
+    why = f": {job['reason']}" if job["reason"] else ""
+    return f"job {job['id']} {job['state']} with {len(points)} points{worked}{why}"
+
+
+def _line(point: Mapping[str, Any]) -> str:
+    values = (f"{name} {show(name, point[name])}" for name in ("sparsity", "loss"))
+    return f"point {point['index']}: " + ", ".join(values)
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="left" if header in ("name", "state", "network", "data") else "right")
+    return table

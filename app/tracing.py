@@ -1,0 +1,68 @@
+"""Tracing in the foreground: in this process, or watching a service do it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from app import logs, terminal
+from app.backend import Backend
+from app.documents import Document
+from app.service import Service, open_store
+from app.settings import Settings
+from app.worker import Wish, Worker, worker_name
+from engine.front import OBJECTIVES
+from storage.store import Store
+
+Points = Iterator[Mapping[str, Any]]
+
+
+def here(settings: Settings, body: Mapping[str, Any], as_json: bool) -> str:
+    """Trace a job in this process, through the same store and worker as the service's; its state at the end."""
+    logs.configure(logging.CRITICAL)
+    with open_store(settings) as store:
+        service = Service(store, allow_paths=True, poll_seconds=settings.poll_seconds)
+        job = service.submit(body)
+        return _watched(service, job, _points(store, service, settings, job["id"]), as_json)
+
+
+def there(backend: Backend, body: Mapping[str, Any], as_json: bool) -> str:
+    """Have a service trace a job; its state at the end. Ctrl-C cancels the job."""
+    job = backend.submit(body)
+    return _watched(backend, job, _followed(backend, job["id"]), as_json)
+
+
+def worker_of(store: Store, settings: Settings, name: str | None = None, on_interrupt: Wish = Wish.RELEASE) -> Worker:
+    """A worker as the settings want it."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    called = name or worker_name()
+    return Worker(store, called, settings.lease_seconds, settings.heartbeat_seconds, on_interrupt)
+
+
+def _points(store: Store, service: Service, settings: Settings, job_id: int) -> Points:
+    """The job's points from a worker of our own, or from whoever was faster to claim it."""
+    worker = worker_of(store, settings, on_interrupt=Wish.CANCEL)
+    lease = worker.claim(job_id)
+    if lease is None:
+        return _followed(service, job_id)
+    return (point.to_dict() for point in worker.work(lease))
+
+
+def _followed(backend: Backend, job_id: int) -> Points:
+    return (event["data"] for event in backend.follow(job_id) if event["kind"] == "point")
+
+
+def _watched(backend: Backend, job: Document, points: Points, as_json: bool) -> str:
+    try:
+        terminal.watch(points, job["progress"]["expected"])
+    except KeyboardInterrupt:
+        backend.request(job["id"], "cancel")
+        terminal.warn(f"cancelling job {job['id']}")
+    document = backend.front(job["id"], OBJECTIVES)
+    terminal.print_front(document, as_json)
+    state: str = document["job"]["state"]
+    if state != "completed":
+        terminal.warn(f"{terminal.summary(document)}; look at its points with: paretopath front {job['id']}")
+    return state

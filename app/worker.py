@@ -1,0 +1,277 @@
+"""A worker: claims a job, goes along its path, stores every waypoint.
+
+While it computes, a thread renews the lease and reads what the users want. A wish, a lost lease or a signal to stop
+interrupts the computation at the next Python instruction, so that it takes effect within one corrector step;
+storing is never interrupted.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import FrameType
+from typing import TypeVar
+
+import structlog
+
+from engine.errors import EngineError, InvalidData
+from engine.front import ParetoPoint, Waypoint
+from engine.spec import JobSpec, build
+from engine.tracers import Tracer
+from storage.errors import LeaseLost, StorageError
+from storage.records import JobState, Lease
+from storage.store import Store
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+ALARM = signal.SIGUSR1
+
+
+class Wish(StrEnum):
+    """Why to stop before the end."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RELEASE = "release"
+    LOST = "lost"
+
+
+class Interrupted(Exception):
+    """Raised in the main thread where a wish meets the computation."""
+
+    def __init__(self, wish: Wish) -> None:
+        super().__init__(wish)
+        self.wish = wish
+
+
+class Interruptions:
+    """Lets a signal stop the computation, and only the computation.
+
+    To be used in the main thread. `wish` may be called from any thread and again: the first one counts.
+
+    Parameters
+    ----------
+    signals : iterable of (Signals, Wish)
+        What signals from outside mean.
+    within : Interruptions, optional
+        Told of signals from outside too: those in whose stretch these are used.
+    """
+
+    def __init__(
+        self, signals: Iterable[tuple[signal.Signals, Wish]] = (), within: "Interruptions | None" = None
+    ) -> None:
+        self._signals = dict(signals)
+        self._within = within
+        self._computing = False
+        self._wish: Wish | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Interruptions":
+        for number in (ALARM, *self._signals):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def wish(self, wish: Wish) -> None:
+        """Ask the main thread to stop."""
+        self._wish = self._wish or wish
+        signal.pthread_kill(threading.main_thread().ident or 0, ALARM)
+
+    def each(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, each computed interruptibly."""
+        while True:
+            with self.computing():
+                item = next(items, _END)
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+    @contextmanager
+    def computing(self) -> Generator[None]:
+        """A stretch in which wishes raise `Interrupted`, pending ones at once."""
+        try:
+            self._computing = True
+            self.check()
+            yield
+        finally:
+            self._computing = False
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._note(self._signals.get(signal.Signals(number)))
+        if self._computing:
+            self.check()
+
+    def _note(self, wish: Wish | None) -> None:
+        self._wish = self._wish or wish
+        if self._within is not None:
+            self._within._note(wish)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if there is a wish."""
+        if self._wish is not None:
+            raise Interrupted(self._wish)
+
+
+_END = object()
+
+
+class Heartbeat:
+    """A thread that renews a lease and passes on what it learns, until it is stopped."""
+
+    def __init__(self, store: Store, lease: Lease, interruptions: Interruptions, every: float, lasting: float) -> None:
+        self._store, self._lease, self._interruptions = store, lease, interruptions
+        self._every, self._lasting = every, lasting
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._every):
+            wish = self._renewed()
+            if wish is not None and not self._stopped.is_set():
+                self._interruptions.wish(wish)
+
+    def _renewed(self) -> Wish | None:
+        try:
+            wanted = self._store.renew(self._lease, self._lasting)
+        except LeaseLost:
+            return Wish.LOST
+        except StorageError as error:
+            log.warning("lease not renewed", job_id=self._lease.job_id, error=str(error))
+            return None
+        return None if wanted == "run" else Wish(wanted)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Works on jobs of a store, in the main thread of its process.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+        Unique; what the store knows the worker by.
+    lease_seconds, heartbeat_seconds : float
+        A lease lasts so long and is renewed so often.
+    on_interrupt : Wish
+        What Ctrl-C means: give the job back, or cancel it.
+    """
+
+    store: Store
+    name: str = field(default_factory=lambda: worker_name())
+    lease_seconds: float = 30.0
+    heartbeat_seconds: float = 0.5
+    on_interrupt: Wish = Wish.RELEASE
+
+    def claim(self, job_id: int | None = None) -> Lease | None:
+        """The right to work on `job_id`, or on the oldest waiting job; None if there is nothing to do."""
+        return self.store.claim(self.name, self.lease_seconds, job_id)
+
+    def work(self, lease: Lease, within: Interruptions | None = None) -> Iterator[ParetoPoint]:
+        """The points of the job, each as soon as it is stored; the job's end is stored too."""
+        with structlog.contextvars.bound_contextvars(job_id=lease.job_id, worker=self.name):
+            log.info("job claimed", attempt=lease.job.attempts, points=lease.job.n_points)
+            try:
+                yield from self._until_interrupted(lease, within)
+            except LeaseLost as error:
+                log.warning("lease lost", error=str(error))
+
+    def forever(self, poll_seconds: float = 1.0) -> None:
+        """Work on one job after the other until a signal to stop comes."""
+        with Interruptions(self._signals()) as interruptions:
+            try:
+                while True:
+                    interruptions.check()
+                    self._one_or_wait(interruptions, poll_seconds)
+            except Interrupted:
+                log.info("worker stopped")
+
+    def _one_or_wait(self, interruptions: Interruptions, poll_seconds: float) -> None:
+        lease = self.claim()
+        if lease is None:
+            with interruptions.computing():
+                time.sleep(poll_seconds)
+        else:
+            for _ in self.work(lease, interruptions):
+                pass
+
+    def _signals(self) -> tuple[tuple[signal.Signals, Wish], ...]:
+        return (signal.SIGTERM, Wish.RELEASE), (signal.SIGINT, self.on_interrupt)
+
+    def _until_interrupted(self, lease: Lease, within: Interruptions | None) -> Iterator[ParetoPoint]:
+        with Interruptions(self._signals(), within) as interruptions:
+            beat = Heartbeat(self.store, lease, interruptions, self.heartbeat_seconds, self.lease_seconds)
+            try:
+                with beat:
+                    ended = yield from self._trace(lease, interruptions)
+            except Interrupted as interrupted:
+                self._stop(lease, interrupted.wish)
+            except EngineError as error:
+                self._fail(lease, str(error))
+            except LeaseLost:
+                raise
+            except Exception as error:
+                log.exception("job failed")
+                self.store.log(lease, traceback.format_exc())
+                self._fail(lease, f"{type(error).__name__}: {_first_line(error)}")
+            else:
+                self.store.finish(lease, JobState.COMPLETED, ended)
+                log.info("job completed", reason=ended)
+
+    def _trace(self, lease: Lease, interruptions: Interruptions) -> Generator[ParetoPoint, None, str]:
+        with interruptions.computing():
+            tracer, path = _path(self.store, lease)
+        for waypoint in interruptions.each(path):
+            self.store.append(lease, waypoint)
+            log.info("point stored", index=waypoint.point.index, loss=waypoint.point.loss)
+            yield waypoint.point
+        return tracer.ended
+
+    def _stop(self, lease: Lease, wish: Wish) -> None:
+        log.info("job interrupted", wish=str(wish))
+        if wish is Wish.RELEASE:
+            self.store.release(lease)
+        elif wish is Wish.PAUSE:
+            self.store.finish(lease, JobState.PAUSED, "paused on request")
+        elif wish is Wish.CANCEL:
+            self.store.finish(lease, JobState.CANCELLED, "cancelled on request")
+
+    def _fail(self, lease: Lease, reason: str) -> None:
+        log.error("job failed", reason=reason)
+        self.store.finish(lease, JobState.FAILED, reason)
+
+
+def worker_name() -> str:
+    """A name that no other worker has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _path(store: Store, lease: Lease) -> tuple[Tracer, Iterator[Waypoint]]:
+    job = lease.job
+    experiment = build(JobSpec.from_dict(job.spec), store.upload_bytes)
+    if experiment.dataset.digest != job.facts["data_digest"]:
+        raise InvalidData(f"the data {experiment.dataset.name!r} changed since the job was submitted")
+    return experiment.tracer, experiment.tracer.trace(experiment.problem, store.trail(job.id))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or "no message"

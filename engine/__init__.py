@@ -1,0 +1,1 @@
+"""The method: losses, penalties, predictors, correctors and tracers of loss-vs-sparsity paths."""

@@ -1,0 +1,25 @@
+"""Ways back to the set of Pareto critical points."""
+
+from engine.correctors.accelerated import Accelerated
+from engine.correctors.adaptive import AdaptiveProximal
+from engine.correctors.base import Correction, Corrector
+from engine.correctors.multiobjective import MultiobjectiveProximalGradient, common_descent
+from engine.correctors.proximal_gradient import ProximalGradient
+
+CORRECTORS: dict[str, type[Corrector]] = {
+    "accelerated": Accelerated,
+    "adaptive": AdaptiveProximal,
+    "multiobjective": MultiobjectiveProximalGradient,
+    "proximal_gradient": ProximalGradient,
+}
+
+__all__ = [
+    "CORRECTORS",
+    "Accelerated",
+    "AdaptiveProximal",
+    "Correction",
+    "Corrector",
+    "MultiobjectiveProximalGradient",
+    "ProximalGradient",
+    "common_descent",
+]

@@ -1,0 +1,74 @@
+"""Proximal steps in Adam's metric on mini-batches: for networks whose layers have very different scales."""
+
+from dataclasses import replace
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from engine.correctors.base import Correction, Corrector, Hold, hold
+from engine.problem import Problem, State
+
+BETAS = (0.9, 0.999)
+
+
+@final
+class AdaptiveProximal(Corrector):
+    """Adam's step followed by the proximal operator or the projection in Adam's own diagonal metric.
+
+    The gradient step and the proximal operator share one step size, bias corrections included, as optimality of the
+    pair needs; the metric is floored so that weights without a gradient keep a finite threshold.
+
+    Parameters
+    ----------
+    held : str
+        "strength" or "penalty".
+    epochs : int
+        Passes over the data.
+    batch : int, optional
+        Samples in a mini-batch; a size fit for the data if None.
+    rate : float
+        Learning rate at the start.
+    decay : float
+        Share of the learning rate that is left at the end of the last pass.
+    floor : float
+        Least value of the metric.
+
+    References
+    ----------
+    Yun, Lozano, Yang, "Adaptive proximal gradient methods for structured neural networks" (ProxGEN), NeurIPS 2021.
+    Deleu, Bengio, arXiv 2102.03869, 2021, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        held: Literal["strength", "penalty"] = "strength",
+        epochs: int = 3,
+        batch: int | None = None,
+        rate: float = 3e-3,
+        decay: float = 0.1,
+        floor: float = 1e-4,
+    ) -> None:
+        self._held, self._epochs, self._batch = held, epochs, batch
+        self._rate, self._decay, self._floor = rate, decay, floor
+
+    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+        problem.loss.load_buffers(guess.buffers)
+        keep = hold(self._held, guess)
+        theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
+        theta = self._descend(problem, keep, theta, seed)
+        problem.loss.calibrate(theta)
+        return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers), False)
+
+    def _descend(self, problem: Problem, keep: Hold, theta: Tensor, seed: int) -> Tensor:
+        mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
+        batches = [b for e in range(self._epochs) for b in problem.loss.batches(seed + 7919 * e, self._batch)]
+        for done, batch in enumerate(batches, 1):
+            _, grad = problem.loss.value_and_grad(theta, batch)
+            mean.lerp_(grad, 1 - BETAS[0])
+            square.lerp_(grad.square(), 1 - BETAS[1])
+            rate = self._rate * (1 - (1 - self._decay) * (done - 1) / len(batches))
+            metric = (square / (1 - BETAS[1] ** done)).sqrt().clamp_min(self._floor)
+            step = rate / metric
+            theta = keep(problem.penalty, theta - step * mean / (1 - BETAS[0] ** done), step)
+        return theta

@@ -1,0 +1,115 @@
+"""What every corrector promises, and the two things it can hold still."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from engine.losses import Batch, Loss
+from engine.penalties.base import Penalty, Step
+from engine.problem import Problem, State
+
+FIRST_STEP = 1.0
+LONGEST_STEP = 1e3
+SHORTEST_STEP = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Where a corrector ended.
+
+    Parameters
+    ----------
+    state : State
+        Its `lam` and `level` are the guess's; what was not held still is for the caller to measure.
+    converged : bool
+        Whether the corrector met its own tolerance; not converging is an answer, not an error.
+    """
+
+    state: State
+    converged: bool
+
+
+class Corrector(ABC):
+    """From a guess back to the set of Pareto critical points."""
+
+    @abstractmethod
+    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+        """Improve the guess, holding still what this corrector holds.
+
+        Parameters
+        ----------
+        seed : int
+            Decides the mini-batches, if there are any.
+        """
+
+
+class Hold(ABC):
+    """The constraint half of a proximal step: what is held still while the loss falls."""
+
+    @abstractmethod
+    def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
+        """`theta` after its gradient step, brought back; `step` (float or shape (n_params,)) is that step's size."""
+
+
+@final
+class Strength(Hold):
+    """Hold the strength: the proximal operator of ``step * lam * penalty``."""
+
+    def __init__(self, lam: float) -> None:
+        self._lam = lam
+
+    def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
+        return penalty.prox(theta, step * self._lam)
+
+
+@final
+class Level(Hold):
+    """Hold the penalty: the projection onto its ball in the step's metric, whose multiplier is the strength.
+
+    References
+    ----------
+    Haimes, Lasdon, Wismer, "On a bicriterion formulation ...", IEEE Trans. SMC 1, 1971 (the epsilon-constraint method).
+    """
+
+    def __init__(self, level: float) -> None:
+        self._level = level
+
+    def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
+        return penalty.project(theta, self._level, step)[0]
+
+
+def hold(what: str, guess: State) -> Hold:
+    """The guess's ``strength`` or its ``penalty``."""
+    return Strength(guess.lam) if what == "strength" else Level(guess.level)
+
+
+def longest_step(loss: Loss, theta: Tensor, step: float | None, batch: Batch | None) -> float:
+    """The longest gradient step, within a factor of two, that the curvature along the gradient allows.
+
+    Parameters
+    ----------
+    step : float or None
+        Where to start looking; a step that worked nearby saves evaluations.
+
+    References
+    ----------
+    Beck, Teboulle, SIAM J. Imaging Sciences 2, 2009, Lemma 2.3 (the descent lemma as a test).
+    """
+    value, grad = loss.value_and_grad(theta, batch)
+    square = float(grad @ grad)
+
+    def allowed(length: float) -> bool:
+        lower, _ = loss.value_and_grad(theta - length * grad, batch)
+        return math.isfinite(lower) and float(value - lower) >= length * square / 2
+
+    length = step or FIRST_STEP
+    if square == 0.0:
+        return length
+    if allowed(length):
+        return 2 * length if length < LONGEST_STEP and allowed(2 * length) else length
+    while length > SHORTEST_STEP and not allowed(length):
+        length /= 2
+    return length

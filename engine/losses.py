@@ -1,0 +1,408 @@
+"""Smooth objectives of one flat weight vector.
+
+A network's parameters are views of one flat buffer, so that predictors and correctors see a vector and nothing else.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from engine.data import Dataset
+from engine.errors import InvalidSpec
+from engine.front import Array
+
+Batch = Tensor
+Buffers = Mapping[str, Tensor]
+Kind = Literal["weight", "bias", "norm"]
+
+CHUNK = 4096
+SMALLEST_BATCH, LARGEST_BATCH = 32, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One parameter tensor's place in the flat vector: ``theta[start:stop].view(shape)``."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    kind: Kind = "weight"
+
+    @property
+    def size(self) -> int:
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
+
+
+class Loss(ABC):
+    """Mean training loss of one flat weight vector, smooth almost everywhere.
+
+    Attributes
+    ----------
+    layout : tuple of Block
+        The parameter tensors behind the flat vector, in order.
+    n_samples : int
+        Training samples.
+    effort : float
+        Gradient evaluations so far, in full passes over the training data; every evaluation adds to it.
+    """
+
+    layout: tuple[Block, ...]
+    n_samples: int
+    effort: float = 0.0
+
+    @property
+    def n_params(self) -> int:
+        return self.layout[-1].stop
+
+    @abstractmethod
+    def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
+        """Loss (0-d) and its gradient, shape (n_params,).
+
+        Parameters
+        ----------
+        theta : Tensor, shape (n_params,)
+        batch : Tensor of int64, shape (batch_size,), optional
+            Sample indices, in training mode; all samples in eval mode if None.
+        """
+
+    @abstractmethod
+    def initial(self) -> Tensor:
+        """Start weights, shape (n_params,): those the network was made with."""
+
+    @abstractmethod
+    def metrics(self, theta: Tensor) -> dict[str, float]:
+        """Quality on training, validation and test data, as far as there are any, in eval mode."""
+
+    def batches(self, seed: int, size: int | None = None) -> Iterator[Batch]:
+        """One pass over the samples in the order that `seed` gives, in batches of about `size`.
+
+        By default a ninth of the data, between 32 and 1,024 samples: what traced best on digits
+        (docs/decisions/0002-mini-batches.md).
+        """
+        size = size or min(max(round(self.n_samples / 9), SMALLEST_BATCH), LARGEST_BATCH)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(self.n_samples, generator=generator).to(self.device)
+        yield from order.tensor_split(max(1, round(self.n_samples / size)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return torch.device("cpu")
+
+    @property
+    def buffers(self) -> Buffers:
+        """Copies of what the network carries beside its weights (batch-norm statistics)."""
+        return {}
+
+    def load_buffers(self, buffers: Buffers) -> None:  # noqa: B027 - most losses carry none
+        """Put `buffers` in place."""
+
+    def calibrate(self, theta: Tensor) -> None:  # noqa: B027 - most losses carry none
+        """Recompute the buffers on the training data for these weights."""
+
+
+class _Linear(Loss):
+    """A loss of linear predictions ``X @ theta``."""
+
+    def __init__(self, X: Tensor, y: Tensor) -> None:
+        self.X, self.y = X, y
+        self.n_samples = len(X)
+        self.layout = (Block("coef", (X.shape[1],), 0),)
+
+    def initial(self) -> Tensor:
+        return torch.zeros(self.n_params, dtype=self.X.dtype)
+
+    def metrics(self, theta: Tensor) -> dict[str, float]:
+        return {}
+
+    def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
+        X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
+        self.effort += len(X) / self.n_samples
+        value, slope = self._outer(X @ theta, y)
+        return value, X.T @ slope / len(X)
+
+    @abstractmethod
+    def _outer(self, predictions: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of the predictions and each sample's derivative."""
+
+
+@final
+class LeastSquares(_Linear):
+    """``||y - X theta||^2 / (2 n)``: scikit-learn's lasso is its path (alpha = lam).
+
+    Parameters
+    ----------
+    X : Tensor, shape (n_samples, n_params)
+    y : Tensor, shape (n_samples,)
+    """
+
+    def _outer(self, predictions: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        slope = predictions - y
+        return slope.square().mean() / 2, slope
+
+
+@final
+class Logistic(_Linear):
+    """``mean log(1 + exp(-y X theta))`` for y in {-1, 1}: scikit-learn's l1 logistic regression with C = 1 / (n lam).
+
+    Parameters
+    ----------
+    X : Tensor, shape (n_samples, n_params)
+    y : Tensor, shape (n_samples,), of -1 and 1
+    """
+
+    def _outer(self, predictions: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        margin = y * predictions
+        return nn.functional.softplus(-margin).mean(), -y * torch.sigmoid(-margin)
+
+
+class Criterion(ABC):
+    """What a network's outputs are compared with the targets by."""
+
+    @abstractmethod
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean loss, 0-d."""
+
+    @abstractmethod
+    def check(self, dataset: Dataset) -> int:
+        """Number of outputs the network needs; refuses data the criterion is not for."""
+
+    def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Count of right answers, 0-d; None where there is no right or wrong."""
+        return None
+
+
+@final
+class CrossEntropy(Criterion):
+    """Mean negative log-likelihood of the class under softmax."""
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, y)
+
+    def check(self, dataset: Dataset) -> int:
+        _need_task(dataset, "classification", "cross_entropy")
+        return dataset.n_outputs
+
+    def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        return (outputs.argmax(dim=1) == y).sum()
+
+
+@final
+class LogisticLoss(Criterion):
+    """Mean negative log-likelihood of two classes from one output, the log-odds."""
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
+
+    def check(self, dataset: Dataset) -> int:
+        _need_task(dataset, "classification", "logistic")
+        if dataset.n_outputs != 2:
+            raise InvalidSpec(
+                f"loss 'logistic' is for 2 classes, data {dataset.name!r} has {dataset.n_outputs}; use 'cross_entropy'"
+            )
+        return 1
+
+    def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        return ((outputs[:, 0] > 0) == (y == 1)).sum()
+
+
+@final
+class SquaredError(Criterion):
+    """Half the squared error, summed over outputs, mean over samples."""
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y).square().sum() / (2 * len(y))
+
+    def check(self, dataset: Dataset) -> int:
+        _need_task(dataset, "regression", "squared_error")
+        return dataset.n_outputs
+
+
+LOSSES: dict[str, type[Criterion]] = {
+    "cross_entropy": CrossEntropy,
+    "logistic": LogisticLoss,
+    "squared_error": SquaredError,
+}
+
+
+def _need_task(dataset: Dataset, task: str, loss: str) -> None:
+    if dataset.task != task:
+        other = "squared_error" if task == "classification" else "cross_entropy"
+        raise InvalidSpec(
+            f"loss {loss!r} is for {task}, data {dataset.name!r} is {dataset.task}; use loss {other!r} or 'auto'"
+        )
+
+
+@final
+class NetworkLoss(Loss):
+    """A network's mean loss on a data set; the parameters become views of one flat buffer.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Taken over: its parameters move into the flat buffer. Tied parameters count once.
+    dataset : Dataset
+    criterion : Criterion
+    device : torch.device, optional
+        Data stay there where they fit, and stream from pinned memory where not.
+    """
+
+    def __init__(
+        self, module: nn.Module, dataset: Dataset, criterion: Criterion, device: torch.device | None = None
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self.module = module.to(self._device)
+        self.criterion = criterion
+        self.layout = layout(module)
+        self._theta, self._grad = _flatten(list(module.parameters()))
+        self._start = self._theta.to("cpu", copy=True)
+        self._splits = _splits(dataset, self._device)
+        self._X, self._y = self._splits["train"]
+        self.n_samples = len(self._X)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def buffers(self) -> Buffers:
+        return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+
+    def load_buffers(self, buffers: Buffers) -> None:
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(buffers[name])
+
+    def initial(self) -> Tensor:
+        return self._start.to(self._device, copy=True)
+
+    def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
+        self._theta.copy_(theta)
+        self._grad.zero_()
+        self.module.train(batch is not None)
+        value = self._accumulate(batch) if batch is not None else self._accumulate_all()
+        self.effort += 1.0 if batch is None else len(batch) / self.n_samples
+        return value, self._grad.clone()
+
+    def metrics(self, theta: Tensor) -> dict[str, float]:
+        self._theta.copy_(theta)
+        self.module.eval()
+        found = {name: self._quality(X, y) for name, (X, y) in self._splits.items() if len(X)}
+        values = {f"{name}_{what}": value for name, quality in found.items() for what, value in quality.items()}
+        return {name: value for name, value in values.items() if name != "train_loss"}
+
+    def calibrate(self, theta: Tensor) -> None:
+        norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        self._theta.copy_(theta)
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        if norms:
+            self._forward_all()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def _forward_all(self) -> None:
+        self.module.train()
+        with torch.no_grad():
+            for X, _ in self._chunks(self._X, self._y):
+                self.module(X)
+        self.effort += 1 / 3
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        X, y = self._fetch(batch)
+        value: Tensor = self.criterion(self.module(X), y)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    def _accumulate_all(self) -> Tensor:
+        total = torch.zeros((), device=self._device)
+        for X, y in self._chunks(self._X, self._y):
+            value = self.criterion(self.module(X), y) * (len(X) / self.n_samples)
+            value.backward()
+            total += value.detach()
+        return total
+
+    def _quality(self, X: Tensor, y: Tensor) -> dict[str, float]:
+        loss, right = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
+        with torch.no_grad():
+            for inputs, targets in self._chunks(X, y):
+                outputs = self.module(inputs)
+                loss += self.criterion(outputs, targets) * (len(inputs) / len(X))
+                count = self.criterion.correct(outputs, targets)
+                right += torch.nan if count is None else count
+        found = {"loss": float(loss), "accuracy": float(right) / len(X)}
+        return found if right.isfinite() else {"loss": float(loss)}
+
+    def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        index = batch.to(self._X.device)
+        return self._to_device(self._X[index]), self._to_device(self._y[index])
+
+    def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(X), CHUNK):
+            yield self._to_device(X[start : start + CHUNK]), self._to_device(y[start : start + CHUNK])
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+
+def layout(module: nn.Module) -> tuple[Block, ...]:
+    """The parameter tensors of `module` as blocks of one flat vector, in the order of ``module.parameters()``."""
+    blocks, start = [], 0
+    kinds = {
+        id(p): _kind(owner, name) for owner in module.modules() for name, p in owner.named_parameters(recurse=False)
+    }
+    for name, parameter in module.named_parameters():
+        blocks.append(Block(name, tuple(parameter.shape), start, kinds[id(parameter)]))
+        start = blocks[-1].stop
+    if not blocks:
+        raise InvalidSpec(f"network {type(module).__name__} has no parameters to trace")
+    return tuple(blocks)
+
+
+def _kind(owner: nn.Module, name: str) -> Kind:
+    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    if isinstance(owner, norms):
+        return "norm"
+    return "bias" if name.endswith("bias") else "weight"
+
+
+def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    """Move parameters into one flat buffer, and their gradients into another."""
+    theta = torch.cat([p.detach().reshape(-1) for p in parameters])
+    grad = torch.zeros_like(theta)
+    start = 0
+    for parameter in parameters:
+        stop = start + parameter.numel()
+        parameter.data = theta[start:stop].view_as(parameter)
+        parameter.grad = grad[start:stop].view_as(parameter)
+        start = stop
+    return theta, grad
+
+
+def _splits(dataset: Dataset, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+    names = ("train", "validation", "test")
+    arrays = {name: (getattr(dataset, f"X_{name}"), getattr(dataset, f"y_{name}")) for name in names}
+    resident = _resident(device, sum(X.nbytes for X, _ in arrays.values()))
+    return {name: (_place(X, device, resident), _place(y, device, resident)) for name, (X, y) in arrays.items()}
+
+
+def _place(array: Array, device: torch.device, resident: bool) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.to(device) if resident else tensor.pin_memory()
+
+
+def _resident(device: torch.device, n_bytes: int) -> bool:
+    """Whether the data leave at least half of the device's free memory to the work."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return n_bytes < free / 2

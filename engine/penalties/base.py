@@ -1,0 +1,88 @@
+"""What every penalty promises, and the choice of the parameters it acts on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from engine.errors import InvalidSpec
+from engine.losses import Block
+
+Step = float | Tensor
+
+
+class Penalty(ABC):
+    """A convex penalty of the flat weight vector.
+
+    Attributes
+    ----------
+    penalised : Tensor of bool, shape (n_params,)
+        The weights it acts on; the others pass through `prox` unchanged.
+    """
+
+    penalised: Tensor
+
+    @abstractmethod
+    def value(self, theta: Tensor) -> Tensor:
+        """The penalty at `theta`, shape (n_params,); 0-d."""
+
+    @abstractmethod
+    def prox(self, theta: Tensor, step: Step) -> Tensor:
+        """``argmin_z sum_i (z_i - theta_i)^2 / (2 step_i) + value(z)``, a new tensor of shape (n_params,).
+
+        Parameters
+        ----------
+        theta : Tensor, shape (n_params,)
+        step : float, 0-d Tensor or Tensor of shape (n_params,)
+            Positive; a vector is the inverse of a diagonal metric.
+        """
+
+    @abstractmethod
+    def subgradient(self, theta: Tensor) -> Tensor:
+        """The subgradient of least norm among those that are 0 where `theta` is 0, shape (n_params,)."""
+
+    @abstractmethod
+    def project(self, theta: Tensor, radius: float, metric: Step = 1.0) -> tuple[Tensor, Tensor]:
+        """The nearest weights with a penalty of at most `radius`, and the multiplier.
+
+        Returns
+        -------
+        projection : Tensor, shape (n_params,)
+            ``prox(theta, multiplier * metric)``.
+        multiplier : Tensor, 0-d
+            0 where `theta` is inside already.
+        """
+
+
+def selection(blocks: Sequence[Block], parameters: str | Sequence[str]) -> Tensor:
+    """Mask of the parameters that a choice names.
+
+    Parameters
+    ----------
+    parameters : str or sequence of str
+        ``all``; ``weights`` (no biases, no norm layers); or patterns of parameter names such as ``"fc*.weight"``.
+
+    Raises
+    ------
+    InvalidSpec
+        If a pattern matches nothing.
+    """
+    mask = torch.zeros(blocks[-1].stop, dtype=torch.bool)
+    for block in _chosen(blocks, parameters):
+        mask[block.start : block.stop] = True
+    return mask
+
+
+def _chosen(blocks: Sequence[Block], parameters: str | Sequence[str]) -> Iterable[Block]:
+    if parameters == "all":
+        return blocks
+    if parameters == "weights":
+        return [b for b in blocks if b.kind == "weight"]
+    patterns = parameters.split(",") if isinstance(parameters, str) else parameters
+    for pattern in patterns:
+        if not any(fnmatchcase(b.name, pattern) for b in blocks):
+            names = ", ".join(b.name for b in blocks)
+            raise InvalidSpec(f"no parameter matches {pattern!r}; use 'all', 'weights' or patterns of: {names}")
+    return [b for b in blocks if any(fnmatchcase(b.name, p) for p in patterns)]

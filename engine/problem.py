@@ -1,0 +1,68 @@
+"""Two objectives, a loss and a penalty, and the certificate that a network is Pareto critical for them."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from engine.losses import Buffers, Loss
+from engine.penalties import Penalty
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Weights and the trade-off they are meant for.
+
+    Parameters
+    ----------
+    theta : Tensor, shape (n_params,)
+    lam : float
+        Strength of the penalty: what a fixed-lambda corrector holds still.
+    level : float
+        Value of the penalty: what an l1-ball corrector holds still.
+    buffers : mapping of str to Tensor
+    step : float, optional
+        Step size that worked there; correctors start from it and keep it up to date.
+    """
+
+    theta: Tensor
+    lam: float
+    level: float
+    buffers: Buffers = field(default_factory=dict)
+    step: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Minimise ``(loss, penalty)``."""
+
+    loss: Loss
+    penalty: Penalty
+
+    def multiplier(self, theta: Tensor, grad: Tensor) -> float:
+        """The strength for which `theta` is closest to stationary on its support, at least 0.
+
+        The least-squares solution of ``grad + lam * subgradient = 0``; for l1 the mean of ``-grad_i sign(theta_i)``.
+
+        References
+        ----------
+        Amakor, Sonntag, Peitz, arXiv 2308.12044, section 2 (multipliers of the Karush-Kuhn-Tucker system).
+        """
+        slope = self.penalty.subgradient(theta)
+        square = float(slope @ slope)
+        return max(0.0, -float(slope @ grad) / square) if square > 0 else self._holding_at_zero(theta, grad)
+
+    def residual(self, theta: Tensor, grad: Tensor, lam: float) -> float:
+        """The certificate ``||theta - prox(theta - grad, lam)||_2``; 0 exactly where `theta` is Pareto critical."""
+        return float((theta - self.penalty.prox(theta - grad, lam)).norm())
+
+    def _holding_at_zero(self, theta: Tensor, grad: Tensor) -> float:
+        """The least strength, to a relative 1e-6, that keeps all penalised weights at zero."""
+        high = float(grad.abs().max())
+        low = 0.0
+        while bool(self.penalty.subgradient(self.penalty.prox(theta - grad, high)).any()):
+            low, high = high, 2 * high
+        while high - low > 1e-6 * high:
+            middle = (low + high) / 2
+            moved = bool(self.penalty.subgradient(self.penalty.prox(theta - grad, middle)).any())
+            low, high = (middle, high) if moved else (low, middle)
+        return high

@@ -1,0 +1,133 @@
+"""What every way to produce a front promises, and the measuring that all share."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.front import Array, Layer, ParetoPoint, Waypoint
+from engine.losses import Block
+from engine.problem import Problem, State
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Where a trace stops at the latest.
+
+    Parameters
+    ----------
+    epochs : float, optional
+        Effort, in full passes over the training data.
+    seconds : float, optional
+        Seconds of work.
+    """
+
+    epochs: float | None = None
+    seconds: float | None = None
+
+
+class Tracer(ABC):
+    """A way to produce a front, as an iterator of waypoints.
+
+    Attributes
+    ----------
+    expected : int
+        How many waypoints it will yield at most.
+    ended : str
+        Why the iteration ended, one sentence; empty before.
+    """
+
+    expected: int
+    ended: str = ""
+
+    @abstractmethod
+    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+        """Yield waypoints in the order of their indices.
+
+        Parameters
+        ----------
+        problem : Problem
+        trail : sequence of Waypoint
+            What an earlier call yielded before it was stopped: go on from there, to the same bits as if never stopped.
+
+        Raises
+        ------
+        Diverged
+            If the loss becomes NaN or infinite.
+        """
+
+
+class Clock:
+    """Seconds and effort of a trace, stops not counted.
+
+    Parameters
+    ----------
+    problem : Problem
+    trail : sequence of Waypoint
+        What was spent before a stop stands in its last point.
+    """
+
+    def __init__(self, problem: Problem, trail: Sequence[Waypoint]) -> None:
+        self._loss = problem.loss
+        self._loss.effort = trail[-1].point.effort if trail else 0.0
+        self._start = time.perf_counter() - (trail[-1].point.seconds if trail else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def exhausted(self, budget: Budget) -> str:
+        """Which part of the budget is used up, as a sentence; empty if none."""
+        if budget.epochs is not None and self._loss.effort >= budget.epochs:
+            return f"The budget of {budget.epochs:g} epochs is used up."
+        if budget.seconds is not None and self.seconds >= budget.seconds:
+            return f"The budget of {budget.seconds:g} seconds is used up."
+        return ""
+
+
+def layers(blocks: Sequence[Block], theta: Tensor) -> tuple[Layer, ...]:
+    """Sparsity of each parameter tensor; a unit is a row of a matrix, a filter, or an entry of a vector."""
+    return tuple(_layer(block, theta[block.start : block.stop] != 0) for block in blocks)
+
+
+def _layer(block: Block, alive: Tensor) -> Layer:
+    units = alive.view(block.shape[0] if block.shape else 1, -1).any(dim=1)
+    return Layer(block.name, block.shape, int(alive.sum()), int(units.sum()), len(units))
+
+
+def measured(problem: Problem, clock: Clock, at: State, lam: float | None, known: tuple[Tensor, Tensor]) -> Waypoint:
+    """The waypoint of a state: objectives, certificate, sparsity and metrics; its index, parent and sweep are open.
+
+    Parameters
+    ----------
+    lam : float or None
+        The strength that was held; the multiplier of the weights if None.
+    known : (Tensor, Tensor)
+        Loss and gradient there on all data.
+    """
+    theta, (loss, grad) = at.theta, known
+    strength = problem.multiplier(theta, grad) if lam is None else lam
+    metrics = {"l1": float(theta.abs().sum()), **problem.loss.metrics(theta)}
+    point = ParetoPoint(
+        index=0,
+        parent=None,
+        sweep=0,
+        loss=float(loss),
+        penalty=float(problem.penalty.value(theta)),
+        lam=strength,
+        residual=problem.residual(theta, grad, strength),
+        n_nonzero=int(theta.count_nonzero()),
+        n_params=theta.numel(),
+        effort=problem.loss.effort,
+        seconds=clock.seconds,
+        metrics=metrics,
+        layers=layers(problem.loss.layout, theta),
+    )
+    return Waypoint(point, _array(theta), {name: _array(tensor) for name, tensor in at.buffers.items()})
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy().copy()
+    return array

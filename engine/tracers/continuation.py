@@ -1,0 +1,322 @@
+"""Predictor-corrector continuation: explore from one end, fill the gaps, then sweep back and forth keeping the best.
+
+Every decision follows from the trail, so a resumed trace goes on as if it had never stopped.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import numpy as np
+from torch import Tensor
+
+from engine.correctors import Corrector, ProximalGradient
+from engine.errors import Diverged
+from engine.front import Waypoint
+from engine.predictors import Predictor, state
+from engine.problem import Problem, State
+from engine.tracers import stride
+from engine.tracers.base import Budget, Clock, Tracer, measured
+from engine.tracers.slots import Slots
+
+Held = Literal["penalty", "strength", "nothing"]
+Known = tuple[Tensor, Tensor]
+
+EXPLORED_SHARE = 0.8
+STALLED = 3
+RETRIES = 3
+FINAL_STEP = 0.2
+FINAL_TRIES = 60
+RESCUE_PASSES = 12
+NARROWING = 1 - 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How far and how densely a continuation goes.
+
+    Parameters
+    ----------
+    points : int
+        Places on the path, at least 2.
+    sweeps : int
+        Passes along the path; the first founds the places, the others improve them, in turns towards lower loss
+        and towards higher sparsity.
+    end : float
+        Sparsity at which the path ends, in (0, 1].
+    floor : float
+        Where the path starts from given weights: the share of the first loss at which its dense end is reached.
+    start : str
+        "dense": train an anchor first; "network": start from the weights the network was made with.
+    strength : float
+        Strength of the penalty at the first point.
+    """
+
+    points: int = 40
+    sweeps: int = 2
+    end: float = 0.99
+    floor: float = 0.01
+    start: Literal["dense", "network"] = "dense"
+    strength: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the trace a waypoint is found."""
+
+    stage: int
+    place: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Corrected weights with what was measured there: loss and gradient on all data."""
+
+    state: State
+    known: Known
+    penalty: float
+    parent: int | None
+
+    @property
+    def loss(self) -> float:
+        return float(self.known[0])
+
+
+@final
+class Continuation(Tracer):
+    """Trace the path by predictions and corrections from one point to the next.
+
+    Exploring founds places along the path, filling founds more in its widest gaps, and later sweeps replace a place's
+    network by a better one: a place only ever improves, so the front is the envelope of all sweeps.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    corrector : Corrector
+    anchor : Corrector
+        Finds the first point; holds the strength.
+    rules : Rules
+    seed : int
+    budget : Budget, optional
+    held : str
+        What `corrector` holds still: "penalty", "strength" or "nothing".
+
+    References
+    ----------
+    Amakor, Sonntag, Peitz, "A multiobjective continuation method to compute the regularization path of deep neural
+    networks", Machine Learning with Applications 19, 2025, Algorithm 2 (predictions and corrections in both directions).
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        corrector: Corrector,
+        anchor: Corrector,
+        rules: Rules,
+        seed: int = 0,
+        budget: Budget | None = None,
+        held: Held = "penalty",
+    ) -> None:
+        self._predictor, self._corrector, self._anchor = predictor, corrector, anchor
+        self._rules, self._seed, self._budget = rules, seed, budget or Budget()
+        self._held: Held = held
+        self.expected = rules.points * rules.sweeps
+
+    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+        slots, clock = Slots(trail), Clock(problem, trail)
+        if not slots.trail:
+            yield slots.add(self._first(problem, clock))
+        directions = (1,) if self._rules.start == "dense" else (-1, 1)
+        for stage, direction in enumerate(directions, 1):
+            yield from self._explore(problem, slots, clock, stage, direction)
+        yield from self._fill(problem, slots, clock, len(directions) + 1)
+        for sweep in range(1, self._rules.sweeps):
+            yield from self._improve(problem, slots, clock, sweep, len(directions) + 1 + sweep)
+        self.ended = clock.exhausted(self._budget) or self._reached(slots)
+
+    def _first(self, problem: Problem, clock: Clock) -> Waypoint:
+        theta = problem.loss.initial()
+        guess = State(theta, self._rules.strength, float(problem.penalty.value(theta)), problem.loss.buffers)
+        corrector = self._anchor if self._rules.start == "dense" else self._corrector
+        found = self._correct(problem, corrector, guess, None, self._draw(0, 0))
+        return self._waypoint(problem, clock, found, _Place(0, 0, 0), 0, 0)
+
+    def _explore(self, problem: Problem, slots: Slots, clock: Clock, stage: int, direction: int) -> Iterator[Waypoint]:
+        """Found places in one direction from the first point, up to this direction's end."""
+        while not slots.passed(stage + 1, 0) and not clock.exhausted(self._budget):
+            branch = slots.branch(stage)
+            remaining = self._remaining(slots, direction)
+            if remaining < 1 or self._at_end(branch, direction):
+                return
+            found = self._next(problem, branch, stage, direction, remaining)
+            index = len(slots.trail)
+            place = _Place(stage, len(branch), index)
+            yield slots.add(self._waypoint(problem, clock, found, place, index, 0))
+
+    def _next(self, problem: Problem, branch: Sequence[Waypoint], stage: int, direction: int, remaining: int) -> _Found:
+        draw = self._draw(stage, len(branch))
+        if direction > 0 and remaining == 1:
+            return self._sparse_end(problem, branch, draw)
+        rules = self._rules
+        step = stride.sparser(branch, rules.end, remaining) if direction > 0 else stride.denser(branch, rules.points)
+        return self._predicted(problem, branch, step, draw)
+
+    def _predicted(self, problem: Problem, branch: Sequence[Waypoint], step: float, draw: int) -> _Found:
+        guess = self._predictor.predict(problem, branch, step, draw)
+        return self._correct(problem, self._corrector, guess, branch[-1].point.index, draw)
+
+    def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], draw: int) -> _Found:
+        """Step on until the network is as sparse as asked; the zero network where no other is."""
+        parent = branch[-1].point.index
+        found = self._predicted(problem, branch, stride.sparser(branch, self._rules.end, 1), draw)
+        for attempt in range(FINAL_TRIES):
+            if self._sparse_enough(found.state.theta):
+                return found
+            here = self._bare(problem, found, branch[-1])
+            found = self._predicted(problem, [here], FINAL_STEP, draw + attempt)
+            found = replace(found, parent=parent)
+        return self._zero(problem, found)
+
+    def _zero(self, problem: Problem, found: _Found) -> _Found:
+        theta, _ = problem.penalty.project(found.state.theta, 0.0)
+        return self._measured(problem, replace(found.state, theta=theta, level=0.0), found.parent)
+
+    def _fill(self, problem: Problem, slots: Slots, clock: Clock, stage: int) -> Iterator[Waypoint]:
+        """Found places in the middle of the widest gaps until there are as many as asked."""
+        while len(slots.networks()) < self._rules.points and not clock.exhausted(self._budget):
+            gap = slots.widest_gap()
+            if gap is None or slots.passed(stage + 1, 0):
+                return
+            index = len(slots.trail)
+            guess, parent = self._better(problem, gap, *_middle(*gap))
+            found = self._correct(problem, self._corrector, guess, parent, self._draw(stage, index))
+            yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index), index, 0))
+
+    def _improve(self, problem: Problem, slots: Slots, clock: Clock, sweep: int, stage: int) -> Iterator[Waypoint]:
+        """Visit all places in order, towards lower loss in odd sweeps, and keep what is better than what was there."""
+        order = slots.order()
+        ordered = order if sweep % 2 else order[::-1]
+        for place, slot in enumerate(ordered):
+            if slots.passed(stage, place) or clock.exhausted(self._budget):
+                continue
+            networks = slots.networks()
+            behind = networks[ordered[place - 1]] if place else None
+            found = self._improved(problem, networks[slot], behind, self._draw(stage, place))
+            if self._accepted(found, networks[slot], slot == order[0]):
+                index = len(slots.trail)
+                yield slots.add(self._waypoint(problem, clock, found, _Place(stage, place, slot), index, sweep))
+
+    def _improved(self, problem: Problem, here: Waypoint, behind: Waypoint | None, draw: int) -> _Found:
+        level, lam = here.point.penalty * NARROWING, here.point.lam or 0.0
+        guess, parent = self._better(problem, (here, behind) if behind else (here,), level, lam)
+        found = self._correct(problem, self._corrector, guess, parent, draw)
+        sparser = behind is not None and behind.point.penalty < here.point.penalty
+        if self._held == "penalty" and behind and sparser and found.loss >= behind.point.loss:
+            return self._rescued(problem, behind, guess)
+        return found
+
+    def _rescued(self, problem: Problem, behind: Waypoint, guess: State) -> _Found:
+        """What descends for certain from the sparser neighbour, whose weights lie within this place's penalty."""
+        start = replace(state(problem, behind), level=guess.level, lam=guess.lam)
+        corrector = ProximalGradient("penalty", RESCUE_PASSES)
+        return self._correct(problem, corrector, start, behind.point.index, 0)
+
+    def _better(
+        self, problem: Problem, candidates: Sequence[Waypoint], level: float, lam: float
+    ) -> tuple[State, int | None]:
+        """The candidate that is the best start for this trade-off, and its index."""
+        starts = [self._start(problem, waypoint, level, lam) for waypoint in candidates]
+        merit, guess, parent = min(starts, key=lambda start: start[0])
+        return guess, parent
+
+    def _start(self, problem: Problem, waypoint: Waypoint, level: float, lam: float) -> tuple[float, State, int]:
+        guess, here = replace(state(problem, waypoint), level=level, lam=lam), waypoint.point
+        if self._held == "strength":
+            return here.loss + lam * here.penalty, guess, here.index
+        if here.penalty * NARROWING <= level:
+            return here.loss, guess, here.index
+        theta, _ = problem.penalty.project(guess.theta, level)
+        problem.loss.load_buffers(guess.buffers)
+        return float(problem.loss.value_and_grad(theta)[0]), replace(guess, theta=theta), here.index
+
+    def _accepted(self, found: _Found, here: Waypoint, sparsest: bool) -> bool:
+        """Whether the new network is better than the place's, and still sparse enough at the sparse end."""
+        nonzeros = int(found.state.theta.count_nonzero())
+        if sparsest and nonzeros > here.point.n_nonzero and not self._sparse_enough(found.state.theta):
+            return False
+        if self._held == "strength":
+            lam = here.point.lam or 0.0
+            return found.loss + lam * found.penalty < here.point.loss + lam * here.point.penalty
+        return found.loss < here.point.loss and found.penalty <= here.point.penalty
+
+    def _correct(self, problem: Problem, corrector: Corrector, guess: State, parent: int | None, draw: int) -> _Found:
+        """Correct the guess; with ever shorter steps where the loss stops being a number."""
+        for attempt in range(RETRIES + 1):
+            correction = corrector.correct(problem, guess, draw + attempt)
+            found = self._measured(problem, correction.state, parent)
+            if math.isfinite(found.loss):
+                return found
+            guess = replace(guess, step=(guess.step or 1.0) / 10)
+        raise Diverged(
+            f"The loss became {found.loss} at a penalty of about {guess.level:.6g}, also with steps 1,000 times shorter; "
+            "check the data's scale, or lower the method's 'rate'."
+        )
+
+    def _measured(self, problem: Problem, at: State, parent: int | None) -> _Found:
+        problem.loss.load_buffers(at.buffers)
+        known = problem.loss.value_and_grad(at.theta)
+        return _Found(at, known, float(problem.penalty.value(at.theta)), parent)
+
+    def _waypoint(
+        self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
+    ) -> Waypoint:
+        lam = found.state.lam if self._held == "strength" or index == 0 else None
+        memory = {"stage": place.stage, "place": place.place, "slot": place.slot, "step": found.state.step or 1.0}
+        waypoint = measured(problem, clock, found.state, lam, found.known)
+        named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
+        return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
+
+    def _bare(self, problem: Problem, found: _Found, like: Waypoint) -> Waypoint:
+        """What a prediction needs of a network that is not kept."""
+        theta = found.state.theta
+        lam = found.state.lam if self._held == "strength" else problem.multiplier(theta, found.known[1])
+        point = replace(like.point, loss=found.loss, penalty=found.penalty, lam=lam)
+        buffers = {name: tensor.cpu().numpy() for name, tensor in found.state.buffers.items()}
+        return replace(like, point=point, theta=theta.cpu().numpy(), buffers=buffers)
+
+    def _remaining(self, slots: Slots, direction: int) -> int:
+        """How many more places this direction may found."""
+        rules, found = self._rules, len(slots.networks())
+        share = EXPLORED_SHARE / 2 if direction < 0 else EXPLORED_SHARE
+        return max(2, math.ceil(share * rules.points)) - found
+
+    def _at_end(self, branch: Sequence[Waypoint], direction: int) -> bool:
+        points = [w.point for w in branch]
+        if direction > 0:
+            return points[-1].sparsity >= self._rules.end
+        stalled = len(points) > STALLED and min(p.loss for p in points[-STALLED:]) >= points[-STALLED - 1].loss
+        return stalled or points[-1].loss <= self._rules.floor * points[0].loss
+
+    def _sparse_enough(self, theta: Tensor) -> bool:
+        return 1 - int(theta.count_nonzero()) / theta.numel() >= self._rules.end
+
+    def _reached(self, slots: Slots) -> str:
+        sparsest = slots.networks()[slots.order()[0]].point
+        return (
+            f"The path of {len(slots.networks())} points was swept {self._rules.sweeps} times, "
+            f"to a sparsity of {sparsest.sparsity:.4g}."
+        )
+
+    def _draw(self, stage: int, place: int) -> int:
+        """A seed of its own for every place of every stage."""
+        digest = hashlib.sha256(f"{self._seed}/{stage}/{place}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+
+def _middle(sparser: Waypoint, denser: Waypoint) -> tuple[float, float]:
+    """Penalty and strength halfway between two points, on log scales."""
+    level = math.sqrt(sparser.point.penalty * denser.point.penalty)
+    return level, math.sqrt((sparser.point.lam or 0.0) * (denser.point.lam or 0.0))

@@ -1,0 +1,207 @@
+"""Points and their weights: numbers in columns, weights as blobs that a front never touches."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import Column, Connection, FromClause, Select, and_, delete, exists, literal, or_, select
+
+from engine.front import Front, Layer, ParetoPoint, Waypoint
+from storage import tables, weights
+from storage.database import add_and_lock, add_unless_there
+from storage.errors import Conflict, NotFound
+
+FLOATS = ("loss", "penalty", "lam", "residual", "effort", "seconds")
+INTEGERS = ("index", "sweep", "n_nonzero", "n_params")
+FIELDS = (
+    "index",
+    "parent",
+    "sweep",
+    "loss",
+    "penalty",
+    "lam",
+    "residual",
+    "n_nonzero",
+    "n_params",
+    "effort",
+    "seconds",
+)
+COLUMNS = [tables.points.c[name] for name in (*FIELDS, "metrics", "layers", "odd")]
+METRICS, LAYERS, ODD = len(FIELDS), len(FIELDS) + 1, len(FIELDS) + 2
+NO_LAYERS = literal("[]").label("layers")
+PARTS = ("theta", "buffers", "memory")
+
+
+class Packed(NamedTuple):
+    """A waypoint as rows, made before its transaction begins."""
+
+    numbers: dict[str, Any]
+    blobs: dict[str, bytes]
+
+
+def pack(waypoint: Waypoint) -> Packed:
+    """Encode a waypoint.
+
+    Raises
+    ------
+    InvalidArray
+        If an array cannot be stored.
+    """
+    arrays = weights.encode_arrays
+    payloads = (weights.encode(waypoint.theta), arrays(waypoint.buffers), arrays(waypoint.memory))
+    return Packed(_numbers(waypoint.point), dict(zip(PARTS, payloads, strict=True)))
+
+
+def add(connection: Connection, job_id: int, packed: Packed) -> None:
+    """Store a point and its weights.
+
+    Raises
+    ------
+    Conflict
+        If the job has a point with that index.
+    """
+    if add_unless_there(tables.points, connection, job_id=job_id, **packed.numbers) is None:
+        raise Conflict(f"job {job_id} has a point {packed.numbers['index']} already")
+    digests = {part: weights.digest(payload) for part, payload in packed.blobs.items()}
+    for digest, payload in sorted(zip(digests.values(), packed.blobs.values(), strict=True)):
+        add_and_lock(tables.blobs, connection, tables.blobs.c.digest, digest=digest, size=len(payload), payload=payload)
+    connection.execute(tables.weights.insert().values(job_id=job_id, index=packed.numbers["index"], **digests))
+
+
+def fronts(connection: Connection, ids: Iterable[int], layers: bool) -> dict[int, Front]:
+    """The fronts of several jobs in one query; jobs that are not there are left out."""
+    p, job_id = tables.points.c, tables.jobs.c.id
+    columns = COLUMNS if layers else [NO_LAYERS if column is p.layers else column for column in COLUMNS]
+    query = select(*columns, job_id).select_from(tables.jobs.outerjoin(tables.points))
+    query = query.where(job_id.in_([tables.key(i) for i in ids])).order_by(job_id, p.index)
+    rows = connection.execute(query).all()
+    return {found: Front(decoded(r for r in some if r[0] is not None)) for found, some in groupby(rows, itemgetter(-1))}
+
+
+def waypoint(connection: Connection, job_id: int, index: int) -> Waypoint:
+    """A point with its weights.
+
+    Raises
+    ------
+    NotFound
+        If there is no such point.
+    Corrupt
+        If its stored bytes are damaged.
+    """
+    both = tables.points.join(tables.weights)
+    row = connection.execute(_one(job_id, index, both, *(tables.weights.c[part] for part in PARTS))).one_or_none()
+    if row is None:
+        raise _missing(job_id, index)
+    theta, buffers, memory = _blobs(connection, row[len(COLUMNS) :])
+    return Waypoint(
+        decoded([row])[0], weights.decode(*theta), weights.decode_arrays(*buffers), weights.decode_arrays(*memory)
+    )
+
+
+def point(connection: Connection, job_id: int, index: int) -> ParetoPoint:
+    """One point's numbers.
+
+    Raises
+    ------
+    NotFound
+        If there is no such point.
+    """
+    row = connection.execute(_one(job_id, index, tables.points)).one_or_none()
+    if row is None:
+        raise _missing(job_id, index)
+    return decoded([row])[0]
+
+
+def digests(connection: Connection, job_id: int) -> set[str]:
+    """Addresses of all blobs of a job."""
+    w = tables.weights.c
+    rows = connection.execute(select(*(w[part] for part in PARTS)).where(w.job_id == job_id))
+    return {digest for row in rows for digest in row}
+
+
+def free(connection: Connection, candidates: Iterable[str]) -> None:
+    """Delete those blobs that no waypoint refers to.
+
+    The blobs are locked before they are judged: a worker that is just now storing a reference finishes first.
+    """
+    for some in _batches(sorted(candidates)):
+        b, w = tables.blobs.c, tables.weights.c
+        connection.execute(select(b.digest).where(b.digest.in_(some)).order_by(b.digest).with_for_update())
+        referred = exists().where(or_(*(w[part] == b.digest for part in PARTS)))
+        connection.execute(delete(tables.blobs).where(b.digest.in_(some), ~referred))
+
+
+def decoded(rows: Iterable[Sequence[Any]]) -> tuple[ParetoPoint, ...]:
+    """Rows that begin with `COLUMNS` as points; their JSON is parsed in one go."""
+    rows = list(rows)
+    metrics = _parsed(row[METRICS] for row in rows)
+    layers = _parsed(row[LAYERS] for row in rows)
+    values = zip(rows, metrics, layers, strict=True)
+    return tuple([ParetoPoint(*[*_exact(row), m, tuple([_layer(x) for x in ls])]) for row, m, ls in values])
+
+
+def _parsed(texts: Iterator[str]) -> list[Any]:
+    values: list[Any] = json.loads(f"[{','.join(texts)}]")
+    return values
+
+
+def _exact(row: Sequence[Any]) -> Any:
+    if row[ODD] is None:
+        return row[:METRICS]
+    odd = json.loads(row[ODD])
+    return [odd.get(name, value) for name, value in zip(FIELDS, row[:METRICS], strict=True)]
+
+
+def _layer(values: list[Any]) -> Layer:
+    name, shape, n_nonzero, units_alive, units = values
+    return Layer(name, tuple(shape), n_nonzero, units_alive, units)
+
+
+def _numbers(point: ParetoPoint) -> dict[str, Any]:
+    floats = {name: _float(getattr(point, name)) for name in FLOATS}
+    odd = {name: value for name, value in floats.items() if _is_odd(value)}
+    return {
+        **{name: int(getattr(point, name)) for name in INTEGERS},
+        **{name: None if name in odd else value for name, value in floats.items()},
+        "parent": None if point.parent is None else int(point.parent),
+        "metrics": json.dumps({name: float(value) for name, value in point.metrics.items()}),
+        "layers": json.dumps([_layer_row(layer) for layer in point.layers]),
+        "odd": json.dumps(odd) if odd else None,
+    }
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _is_odd(value: float | None) -> bool:
+    """NaN and -0.0, which SQLite's number columns turn into NULL and 0.0."""
+    return value is not None and (math.isnan(value) or (value == 0.0 and math.copysign(1.0, value) < 0.0))
+
+
+def _layer_row(layer: Layer) -> list[Any]:
+    return [layer.name, [int(n) for n in layer.shape], int(layer.n_nonzero), int(layer.units_alive), int(layer.units)]
+
+
+def _one(job_id: int, index: int, source: FromClause, *more: Column[Any]) -> Select[Any]:
+    p = tables.points.c
+    mine = and_(p.job_id == tables.key(job_id), p.index == tables.key(index))
+    return select(*COLUMNS, *more).select_from(source).where(mine)
+
+
+def _blobs(connection: Connection, addresses: Sequence[str]) -> list[tuple[bytes, str]]:
+    b = tables.blobs.c
+    rows = connection.execute(select(b.digest, b.payload).where(b.digest.in_(addresses)))
+    payloads = {row.digest: bytes(row.payload) for row in rows}
+    return [(payloads[address], address) for address in addresses]
+
+
+def _batches(values: Sequence[str], size: int = 1000) -> Iterator[Sequence[str]]:
+    return (values[i : i + size] for i in range(0, len(values), size))
+
+
+def _missing(job_id: int, index: int) -> NotFound:
+    return NotFound(f"job {job_id} has no point {index}")

@@ -1,0 +1,140 @@
+"""What the store hands out: frozen copies, never live rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+Wanted = Literal["run", "pause", "cancel"]
+Request = Literal["cancel", "pause", "resume"]
+Kind = Literal["state", "point", "log"]
+
+
+class JobState(StrEnum):
+    """Where a job stands; the last three are ends, from which `resume` or `extend` may lead back to `QUEUED`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it stood when it was read.
+
+    Parameters
+    ----------
+    id : int
+        From 1, never used again after a job is deleted.
+    state : JobState
+    spec, facts : mapping
+        As submitted, plain JSON values.
+    name : str
+    tags : tuple of str
+    reason : str
+        Why it ended or paused, one sentence; empty before.
+    created_at, started_at, ended_at : datetime or None
+        Aware, UTC, by the database's clock.
+    attempts : int
+        Claims since the last new point.
+    n_points : int
+    effort, seconds : float
+        Of the newest point: full passes over the data, seconds of work.
+    wanted : {"run", "pause", "cancel"}
+        What the running worker is asked to do.
+    worker : str or None
+        Who runs it.
+    stale : bool
+        Running, but its worker has stopped renewing the lease.
+    """
+
+    id: int
+    state: JobState
+    spec: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    name: str
+    tags: tuple[str, ...]
+    reason: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    attempts: int
+    n_points: int
+    effort: float
+    seconds: float
+    wanted: Wanted
+    worker: str | None
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a job until it goes stale and another worker takes it.
+
+    Parameters
+    ----------
+    job_id : int
+    worker : str
+    fence : int
+        Raised at every claim; a write with an older one is refused.
+    job : Job
+        The job as claimed.
+    """
+
+    job_id: int
+    worker: str
+    fence: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job.
+
+    Parameters
+    ----------
+    seq : int
+        Increases over the whole database in the order in which events become visible.
+    job_id : int
+    kind : {"state", "point", "log"}
+    data : mapping
+        ``state``: state, wanted, reason. ``point``: `ParetoPoint.to_dict`. ``log``: text.
+    at : datetime
+        Aware, UTC, by the database's clock.
+    """
+
+    seq: int
+    job_id: int
+    kind: Kind
+    data: Mapping[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An uploaded data file, without its bytes.
+
+    Parameters
+    ----------
+    name : str
+    digest : str
+        SHA-256, hexadecimal.
+    size : int
+        Bytes.
+    shapes : mapping
+        What is inside, as the uploader described it.
+    created_at : datetime
+    """
+
+    name: str
+    digest: str
+    size: int
+    shapes: Mapping[str, Any]
+    created_at: datetime

@@ -1,0 +1,32 @@
+"""Networks that misbehave, named by jobs as import paths."""
+
+import os
+import signal
+
+import torch
+from torch import Tensor, nn
+
+
+class Faulty(nn.Module):
+    """A linear network that goes wrong after some evaluations in training."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, after: int, fault: str) -> None:
+        super().__init__()
+        self.inner = nn.Linear(n_inputs, n_outputs)
+        self.left, self.fault = after, fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left > 0:
+            return self.inner(x)
+        if self.fault == "crash":
+            raise RuntimeError("the network broke\nin its second line")
+        if self.fault == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+            return self.inner(x)
+        return self.inner(x) * torch.nan
+
+
+def faulty(input_shape: tuple[int, ...], n_outputs: int, *, after: int = 50, fault: str = "nan") -> nn.Module:
+    """A network that breaks."""
+    return Faulty(input_shape[0], n_outputs, after, fault)

@@ -1,0 +1,243 @@
+"""The whole way in a real browser: submit by the form, see points arrive, pick one, download it, load the file."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+import safetensors.numpy
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 180_000
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+class Watched:
+    """A page with all that went wrong on it."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+        self.wrong: list[str] = []
+        page.on("console", lambda message: self._note(message.text, message.type in ("error", "warning")))
+        page.on("pageerror", lambda error: self._note(str(error), True))
+        page.on("request", lambda request: self._note(request.url, not request.url.startswith((address, "blob:"))))
+
+    def _note(self, text: str, is_wrong: bool) -> None:
+        if is_wrong:
+            self.wrong.append(text)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.address + path)
+        return self.page
+
+
+@contextmanager
+def served(folder: Path, **settings: str) -> Iterator[str]:
+    """The address of a service of its own, with an empty database."""
+    environment = {**os.environ, "PARETOPATH_DATA_DIR": str(folder), **settings}
+    environment.pop("PARETOPATH_DATABASE_URL", None)
+    command = [sys.executable, "-m", "app", "serve", "--port", "0"]
+    with (
+        (folder / "log.txt").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            yield address(process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """What the service says it listens at, once it answers there."""
+    for line in process.stdout or ():
+        found = re.search(r"http://[\w.:\[\]]+", line)
+        if found:
+            with httpx2.Client(transport=httpx2.HTTPTransport(retries=20)) as client:
+                client.get(f"{found[0]}/readyz", timeout=60).raise_for_status()
+            return found[0]
+    raise RuntimeError(f"the service ended with {process.wait()} before it told its address")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("service")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM} is missing; install it (Debian: apt-get install chromium) or set CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[WIDE, NARROW], ids=["1440", "390"])
+def context(request: pytest.FixtureRequest, chromium: Browser) -> Iterator[BrowserContext]:
+    found = chromium.new_context(viewport=request.param, color_scheme="dark" if request.param is NARROW else "light")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def watched(context: BrowserContext, service: str) -> Iterator[Watched]:
+    found = Watched(context.new_page(), service)
+    yield found
+    assert found.wrong == []
+
+
+@pytest.fixture(scope="module")
+def traced(service: str) -> str:
+    """The path of a finished job's page."""
+    body = {"network": "mlp:4", "data": "iris", "points": 8, "name": "ready"}
+    with httpx2.Client(base_url=service, timeout=60) as client:
+        job = client.post("/api/v1/jobs", json=body).raise_for_status().json()["id"]
+        with client.stream("GET", f"/api/v1/jobs/{job}/events", timeout=PATIENCE / 1000) as events:
+            states = [line for line in events.iter_lines() if '"state"' in line]
+    assert "completed" in states[-1]
+    return f"/jobs/{job}"
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing sticks out sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+
+
+def click_point(page: Page, position: int) -> None:
+    """Click a marker of the plot as a person does: move there, see the hover label, press."""
+    marker = page.locator("#plot .scatterlayer .trace").nth(1).locator(".point").nth(position)
+    marker.scroll_into_view_if_needed()
+    box = marker.bounding_box()
+    if box is None:
+        raise LookupError(f"marker {position} is not on the page")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    expect(page.locator("#plot .hoverlayer .hovertext")).to_be_visible()
+    page.mouse.down()
+    page.mouse.up()
+
+
+def test_from_the_form_to_a_file(watched: Watched, tmp_path: Path) -> None:
+    page = watched.open("/jobs/new")
+    assert fits(page)
+    page.get_by_label("Network", exact=True).select_option("mlp")
+    page.get_by_label("Hidden").fill("6")
+    page.get_by_label("Data", exact=True).select_option("iris")
+    page.get_by_label("Points").fill("10")
+    page.get_by_role("button", name="Trace", exact=True).click()
+
+    expect(page).to_have_url(re.compile(r"/jobs/\d+$"), timeout=PATIENCE)
+    rows = page.locator("#points tr")
+    expect(rows.nth(0)).to_be_visible(timeout=PATIENCE)
+    expect(rows.nth(2)).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#status .badge")).to_have_text("completed", timeout=PATIENCE)
+    expect(page.locator("#plot .scatterlayer .point").nth(2)).to_be_visible()
+
+    click_point(page, 1)
+    expect(page.locator("#details h2")).to_have_text(re.compile(r"Point \d+"))
+    expect(page.locator("#details .layers .bars .point").first).to_be_visible()
+    assert fits(page)
+    index = page.url.partition("#point=")[2]
+
+    with page.expect_download(timeout=PATIENCE) as downloading:
+        page.get_by_role("link", name="safetensors").click()
+    file = tmp_path / downloading.value.suggested_filename
+    downloading.value.save_as(file)
+    weights = safetensors.numpy.load_file(file)
+    said = page.locator(f"#row-{index} td").first.inner_text()
+    assert sum(int((w != 0).sum()) for w in weights.values()) == int(said.replace(",", ""))
+
+
+def test_the_list_shows_the_front_and_leads_to_the_job(watched: Watched, traced: str) -> None:
+    page = watched.open("/")
+    assert fits(page)
+    expect(page.locator("#jobs .spark circle").first).to_be_visible()
+    page.get_by_role("link", name="ready").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("ready")
+    assert page.url.endswith(traced)
+
+
+def test_points_are_reached_by_keyboard_and_shared_by_address(watched: Watched, traced: str) -> None:
+    page = watched.open(f"{traced}#point=1")
+    expect(page.locator("#details h2")).to_have_text("Point 1")
+    page.locator("#pick-1").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#details h2")).to_have_text("Point 2")
+    expect(page.locator("#pick-2")).to_be_focused()
+    assert page.url.endswith("#point=2")
+    page.go_back()
+    expect(page.locator("#details h2")).to_have_text("Point 1")
+
+
+def test_axes_are_chosen_and_stay_in_the_address(watched: Watched, traced: str) -> None:
+    page = watched.open(traced)
+    page.get_by_label("Across", exact=True).select_option("n_nonzero")
+    page.get_by_label("Up", exact=True).select_option("test_accuracy")
+    expect(page.locator("#plot .xtitle")).to_contain_text("nonzero weights")
+    expect(page.locator("#plot .ytitle")).to_contain_text("test accuracy")
+    page.reload()
+    expect(page.locator("#plot .xtitle")).to_contain_text("nonzero weights")
+    assert fits(page)
+
+
+def test_a_network_is_picked_by_what_it_must_fulfil(watched: Watched, traced: str) -> None:
+    page = watched.open(traced)
+    page.get_by_label("Zeros, at least").fill("50")
+    page.locator("form.pick[data-query=sparsity] button").click()
+    expect(page.locator("#pick-answer")).to_have_text(re.compile(r"Picked point \d+\."))
+    expect(page.locator("#details h2")).to_have_text(re.compile(r"Point \d+"))
+    page.get_by_role("button", name="Pick the knee").click()
+    expect(page.locator("#pick-answer")).to_have_text(re.compile(r"Picked point \d+\."))
+
+
+def test_what_cannot_work_is_said_beside_the_form(context: BrowserContext, service: str) -> None:
+    page = Watched(context.new_page(), service).open("/jobs/new")
+    page.get_by_label("Hidden").fill("many")
+    page.get_by_role("button", name="Trace", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("many")
+    assert page.url.endswith("/jobs/new")
+
+
+def test_data_is_uploaded_and_chosen(watched: Watched, tmp_path: Path) -> None:
+    file = tmp_path / "flowers.csv"
+    rows = [f"{i % 7},{i % 5},{'ab'[i % 2]}" for i in range(60)]
+    file.write_text("\n".join(["width,height,kind", *rows]))
+    page = watched.open("/jobs/new")
+    page.get_by_label("Upload your own data").set_input_files(file)
+    expect(page.locator("#upload-answer")).to_contain_text("uploaded and chosen", timeout=PATIENCE)
+    expect(page.get_by_label("Data", exact=True)).to_have_value(re.compile("flowers"))
+
+
+def test_a_running_job_is_cancelled_and_deleted(watched: Watched) -> None:
+    body = {"network": "mlp:64", "data": "digits", "points": 5000, "name": "long"}
+    with httpx2.Client(base_url=watched.address, timeout=60) as client:
+        job = client.post("/api/v1/jobs", json=body).raise_for_status().json()["id"]
+    page = watched.open(f"/jobs/{job}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status .badge")).to_have_text("cancelled", timeout=PATIENCE)
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+    expect(page.locator(f"#job-{job}")).to_have_count(0)
