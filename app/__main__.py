@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from app.backend import Backend
     from app.settings import Settings
 
+# Torch's threads must not spin while they wait: two workers on two cores would be a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 BAD_INPUT = 2
 INTERRUPTED = 130
 

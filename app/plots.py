@@ -23,6 +23,7 @@ CONFIG: dict[str, Any] = {
     "toImageButtonOptions": {"format": "svg", "filename": "front"},
 }
 SPARK_POINTS = 60
+LOG_TICKS, LINEAR_TICKS = 4, 8
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -256,7 +257,7 @@ def _axis(name: str, log: bool, note: str, theme: Theme) -> dict[str, Any]:
         "ticks": "",
         "zeroline": False,
         "tickformat": _tick_format(log, as_percent),
-        "nticks": 8,
+        "nticks": LOG_TICKS if log else LINEAR_TICKS,
     }
 
 

@@ -100,8 +100,10 @@ class PartOf:
         return whole
 
     def _from_shorthand(self, text: str) -> dict[str, Any]:
+        name = text.partition(":")[0]
         with _explained():
-            self._check_name(text if "." in text else text.partition(":")[0])
+            if "." not in name:
+                self._check_name(name)
             part = shorthand(text)
         return {"name": part.name, "params": dict(part.params)}
 
@@ -140,7 +142,7 @@ def _part_model(kind: str, name: str, names: Any) -> type[BaseModel]:
     settings = settings_model(kind, name)
     needed = any(field.is_required() for field in settings.model_fields.values())
     params = (settings, ...) if needed else (settings, Field(default_factory=settings))
-    return create_model(f"{_title(kind)}{_title(name)}", __config__=_CLOSED, name=(names, ...), params=params)  # type: ignore[call-overload, no-any-return]
+    return create_model(f"{_title(kind)}{_title(name)}", __config__=_CLOSED, name=(names, ...), params=params)
 
 
 def _other_model(kind: str) -> type[BaseModel]:
@@ -203,8 +205,8 @@ class JobIn(Strict):
     network: Annotated[Part, PartOf("networks", "network", elsewhere=lambda name: ":" in name)]
     data: Annotated[Part, PartOf("datasets", "data set", elsewhere=lambda _: True)]
     loss: Annotated[str, AfterValidator(_known_loss)] = "auto"
-    penalty: Annotated[Part, PartOf("penalties", "penalty")] = Field(default="l1", validate_default=True)  # type: ignore[assignment]
-    method: Annotated[Part, PartOf("methods", "method")] = Field(default="continuation", validate_default=True)  # type: ignore[assignment]
+    penalty: Annotated[Part, PartOf("penalties", "penalty")] = Field(default="l1", validate_default=True)
+    method: Annotated[Part, PartOf("methods", "method")] = Field(default="continuation", validate_default=True)
     points: int = Field(default=40, ge=2, le=MOST_POINTS, description="Networks wanted on the front.")
     budget: BudgetIn = BudgetIn()
     seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)

@@ -156,7 +156,7 @@ def _graded(residual: float, lam: float) -> Certificate:
 _VERDICTS = (
     (TIGHT, "tight", "for practical purposes no small change lowers both loss and penalty."),
     (FAIR, "fair", "close to a Pareto critical network, as mini-batch training gets."),
-    (math.inf, "loose", "the search stopped early here, so a nearby network may be better in both."),
+    (math.inf, "loose", "more work at this λ could still lower loss or penalty."),
 )
 
 

@@ -324,10 +324,10 @@ class NetworkLoss(Loss):
         return value.detach()
 
     def _accumulate_all(self) -> Tensor:
-        total = torch.zeros((), device=self._device)
+        total = torch.zeros_like(self._theta[0])
         for X, y in self._chunks(self._X, self._y):
             value = self.criterion(self.module(X), y) * (len(X) / self.n_samples)
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             total += value.detach()
         return total
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from math import prod
 from typing import Annotated, Literal
 
+import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ def mlp(
     hidden: tuple[Annotated[int, Ge(1)], ...] = (20, 20),
     activation: Activation = "relu",
     bias: bool = True,
+    start: Literal["random", "identity"] = "random",
 ) -> nn.Module:
     """Fully connected layers on the flattened input.
 
@@ -62,6 +64,9 @@ def mlp(
         Nonlinearity after each hidden layer.
     bias : bool
         Whether the layers have biases.
+    start : str
+        Start weights: random, or a tenth of the identity in the hidden layers and zero elsewhere, the sparse start of
+        the continuation paper's iris network.
     """
     _check_shape("mlp", input_shape)
     if any(units < 1 for units in hidden):
@@ -73,7 +78,17 @@ def mlp(
         layers[f"layer{i}"] = nn.Linear(before, after, bias)
         layers[f"activation{i}"] = ACTIVATIONS[activation]()
     layers["output"] = nn.Linear((prod(input_shape), *hidden)[-1], n_outputs, bias)
-    return nn.Sequential(layers)
+    network = nn.Sequential(layers)
+    return _identity_start(network) if start == "identity" else network
+
+
+def _identity_start(network: nn.Sequential) -> nn.Sequential:
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    for layer in list(network)[:-1]:
+        if isinstance(layer, nn.Linear):
+            layer.weight.data.copy_(torch.eye(*layer.weight.shape) / 10)
+    return network
 
 
 def lenet300(input_shape: Shape, n_outputs: int, *, activation: Activation = "relu", bias: bool = True) -> nn.Module:

@@ -55,7 +55,7 @@ class Shrinkage(Predictor):
     References
     ----------
     Amakor, Sonntag, Peitz, "A multiobjective continuation method to compute the regularization path of deep neural
-    networks", Machine Learning with Applications 19, 2025 (shrinkage predictor: repeated soft-thresholding is additive).
+    networks", Machine Learning with Applications 19, 2025 (repeated soft-thresholding is additive).
     """
 
     def predict(self, problem: Problem, trail: Sequence[Waypoint], step: float, seed: int) -> State:

@@ -6,9 +6,10 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, Hold, hold
+from engine.correctors.base import Correction, Corrector, Hold, hold, passes
 from engine.losses import Batch, Loss
 from engine.problem import Problem, State
+
 FIRST_STEP = 0.1
 GROWTH = 1.5
 
@@ -38,8 +39,10 @@ class Accelerated(Corrector):
     ----------
     held : str
         "strength" or "penalty".
-    epochs : int
-        Passes over the data.
+    epochs : int, optional
+        Passes over the data; as many as make up `steps` if None.
+    steps : int
+        Steps where `epochs` is not given; more where the samples are few.
     batch : int, optional
         Samples in a mini-batch; a size fit for the data if None.
     rate : float
@@ -54,18 +57,19 @@ class Accelerated(Corrector):
     def __init__(
         self,
         held: Literal["strength", "penalty"] = "penalty",
-        epochs: int = 3,
+        epochs: int | None = None,
         batch: int | None = None,
         rate: float = 0.5,
+        steps: int = 27,
     ) -> None:
-        self._held, self._epochs, self._batch, self._rate = held, epochs, batch, rate
+        self._held, self._epochs, self._batch, self._rate, self._steps = held, epochs, batch, rate, steps
 
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
         run = _Run(theta, theta, guess.step or FIRST_STEP)
-        for epoch in range(self._epochs):
+        for epoch in range(self._epochs or passes(problem.loss, self._batch, self._steps)):
             self._epoch(problem, keep, run, seed + 7919 * epoch)
         problem.loss.calibrate(run.theta)
         state = replace(guess, theta=run.theta, buffers=problem.loss.buffers, step=run.longest)

@@ -6,7 +6,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, Hold, hold
+from engine.correctors.base import Correction, Corrector, Hold, hold, passes
 from engine.problem import Problem, State
 
 BETAS = (0.9, 0.999)
@@ -23,8 +23,10 @@ class AdaptiveProximal(Corrector):
     ----------
     held : str
         "strength" or "penalty".
-    epochs : int
-        Passes over the data.
+    epochs : int, optional
+        Passes over the data; as many as make up `steps` if None.
+    steps : int
+        Steps where `epochs` is not given; more where the samples are few.
     batch : int, optional
         Samples in a mini-batch; a size fit for the data if None.
     rate : float
@@ -43,13 +45,14 @@ class AdaptiveProximal(Corrector):
     def __init__(
         self,
         held: Literal["strength", "penalty"] = "strength",
-        epochs: int = 3,
+        epochs: int | None = None,
         batch: int | None = None,
-        rate: float = 3e-3,
+        rate: float = 1e-2,
         decay: float = 0.1,
-        floor: float = 1e-4,
+        floor: float = 3e-3,
+        steps: int = 27,
     ) -> None:
-        self._held, self._epochs, self._batch = held, epochs, batch
+        self._held, self._epochs, self._batch, self._steps = held, epochs, batch, steps
         self._rate, self._decay, self._floor = rate, decay, floor
 
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
@@ -62,7 +65,8 @@ class AdaptiveProximal(Corrector):
 
     def _descend(self, problem: Problem, keep: Hold, theta: Tensor, seed: int) -> Tensor:
         mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
-        batches = [b for e in range(self._epochs) for b in problem.loss.batches(seed + 7919 * e, self._batch)]
+        epochs = self._epochs or passes(problem.loss, self._batch, self._steps)
+        batches = [b for e in range(epochs) for b in problem.loss.batches(seed + 7919 * e, self._batch)]
         for done, batch in enumerate(batches, 1):
             _, grad = problem.loss.value_and_grad(theta, batch)
             mean.lerp_(grad, 1 - BETAS[0])

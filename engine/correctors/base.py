@@ -14,6 +14,7 @@ from engine.problem import Problem, State
 FIRST_STEP = 1.0
 LONGEST_STEP = 1e3
 SHORTEST_STEP = 1e-12
+FEW_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +114,9 @@ def longest_step(loss: Loss, theta: Tensor, step: float | None, batch: Batch | N
     while length > SHORTEST_STEP and not allowed(length):
         length /= 2
     return length
+
+
+def passes(loss: Loss, batch: int | None, steps: int) -> int:
+    """Passes over the data that make up `steps` steps; where the samples are few and steps cheap, more of them."""
+    per_pass = sum(1 for _ in loss.batches(0, batch))
+    return max(1, math.ceil(steps * max(1.0, math.sqrt(FEW_SAMPLES / loss.n_samples)) / per_pass))

@@ -7,7 +7,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, longest_step
+from engine.correctors.base import Correction, Corrector, longest_step, passes
 from engine.losses import Batch
 from engine.penalties import L1, Penalty
 from engine.problem import Problem, State
@@ -24,8 +24,10 @@ class MultiobjectiveProximalGradient(Corrector):
 
     Parameters
     ----------
-    epochs : int
-        Passes over the data.
+    epochs : int, optional
+        Passes over the data; as many as make up `steps` if None.
+    steps : int
+        Steps where `epochs` is not given; more where the samples are few.
     batch : int, optional
         Samples in a mini-batch; all samples if None.
     rate : float
@@ -46,16 +48,17 @@ class MultiobjectiveProximalGradient(Corrector):
 
     def __init__(
         self,
-        epochs: int = 10,
+        epochs: int | None = None,
         batch: int | None = None,
         rate: float = 0.5,
         step: float | None = None,
         solver: Solver = "exact",
         accelerated: bool = True,
+        steps: int = 27,
     ) -> None:
         self._epochs, self._batch, self._rate, self._step = epochs, batch, rate, step
         self._solver: Solver = solver
-        self._accelerated = accelerated
+        self._accelerated, self._steps = accelerated, steps
 
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
@@ -70,11 +73,11 @@ class MultiobjectiveProximalGradient(Corrector):
         return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=longest), False)
 
     def _batches(self, problem: Problem, seed: int) -> Iterator[Batch | None]:
-        for epoch in range(self._epochs):
-            if self._batch is None:
-                yield None
-            else:
-                yield from problem.loss.batches(seed + 7919 * epoch, self._batch)
+        if self._batch is None:
+            yield from (None for _ in range(self._epochs or self._steps))
+            return
+        for epoch in range(self._epochs or passes(problem.loss, self._batch, self._steps)):
+            yield from problem.loss.batches(seed + 7919 * epoch, self._batch)
 
     def _descend(self, problem: Problem, theta: Tensor, step: float, seed: int) -> Tensor:
         ahead, age = theta, 0

@@ -61,7 +61,8 @@ class L1(Penalty):
 
 def soft(theta: Tensor, threshold: Step) -> Tensor:
     """Soft-thresholding ``sign(theta) max(|theta| - threshold, 0)``, elementwise."""
-    return theta - theta.clamp(-threshold, threshold)
+    bound = torch.as_tensor(threshold, dtype=theta.dtype, device=theta.device)
+    return theta - theta.clamp(-bound, bound)
 
 
 def _crossing(magnitude: Tensor, inverse: Tensor, radius: float) -> Tensor:

@@ -24,12 +24,13 @@ from engine.tracers.slots import Slots
 Held = Literal["penalty", "strength", "nothing"]
 Known = tuple[Tensor, Tensor]
 
-EXPLORED_SHARE = 0.8
+EXPLORED_SHARE, DENSER_SHARE = 0.8, 0.6
 STALLED = 3
 RETRIES = 3
 FINAL_STEP = 0.2
-FINAL_TRIES = 60
+FINAL_TRIES = 12
 RESCUE_PASSES = 12
+RELAXED = 1e-2
 NARROWING = 1 - 1e-6
 
 
@@ -107,7 +108,7 @@ class Continuation(Tracer):
     References
     ----------
     Amakor, Sonntag, Peitz, "A multiobjective continuation method to compute the regularization path of deep neural
-    networks", Machine Learning with Applications 19, 2025, Algorithm 2 (predictions and corrections in both directions).
+    networks", Machine Learning with Applications 19, 2025, Algorithm 2.
     """
 
     def __init__(
@@ -139,10 +140,30 @@ class Continuation(Tracer):
 
     def _first(self, problem: Problem, clock: Clock) -> Waypoint:
         theta = problem.loss.initial()
-        guess = State(theta, self._rules.strength, float(problem.penalty.value(theta)), problem.loss.buffers)
-        corrector = self._anchor if self._rules.start == "dense" else self._corrector
-        found = self._correct(problem, corrector, guess, None, self._draw(0, 0))
+        level = float(problem.penalty.value(theta))
+        guess = State(theta, self._rules.strength, level, problem.loss.buffers)
+        dense = self._rules.start == "dense"
+        found = (
+            self._dense(problem, guess)
+            if dense
+            else self._correct(problem, self._corrector, guess, None, self._draw(0, 0))
+        )
         return self._waypoint(problem, clock, found, _Place(0, 0, 0), 0, 0)
+
+    def _dense(self, problem: Problem, guess: State) -> _Found:
+        """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero.
+
+        Where the penalty still costs most of what was learnt, the strength is lowered.
+        """
+        fresh = float(problem.loss.value_and_grad(guess.theta)[0])
+        trained = self._correct(problem, self._anchor, replace(guess, lam=guess.lam * RELAXED), None, self._draw(0, 0))
+        lam = guess.lam
+        while True:
+            start = replace(trained.state, lam=lam)
+            found = self._correct(problem, self._anchor, start, None, self._draw(0, 1))
+            if found.loss <= (trained.loss + fresh) / 2 or lam <= guess.lam * RELAXED:
+                return found
+            lam /= 10
 
     def _explore(self, problem: Problem, slots: Slots, clock: Clock, stage: int, direction: int) -> Iterator[Waypoint]:
         """Found places in one direction from the first point, up to this direction's end."""
@@ -191,8 +212,7 @@ class Continuation(Tracer):
             if gap is None or slots.passed(stage + 1, 0):
                 return
             index = len(slots.trail)
-            guess, parent = self._better(problem, gap, *_middle(*gap))
-            found = self._correct(problem, self._corrector, guess, parent, self._draw(stage, index))
+            found = self._between(problem, gap, (gap[1],), _middle(*gap), self._draw(stage, index))
             yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index), index, 0))
 
     def _improve(self, problem: Problem, slots: Slots, clock: Clock, sweep: int, stage: int) -> Iterator[Waypoint]:
@@ -203,20 +223,34 @@ class Continuation(Tracer):
             if slots.passed(stage, place) or clock.exhausted(self._budget):
                 continue
             networks = slots.networks()
-            behind = networks[ordered[place - 1]] if place else None
-            found = self._improved(problem, networks[slot], behind, self._draw(stage, place))
+            here, around = networks[slot], [networks[s] for s in ordered[max(place - 1, 0) : place + 2]]
+            goal = (here.point.penalty * NARROWING, here.point.lam or 0.0)
+            others = [w for w in around if w.point.penalty > here.point.penalty]
+            found = self._between(problem, around[: 2 if place else 1], others, goal, self._draw(stage, place))
             if self._accepted(found, networks[slot], slot == order[0]):
                 index = len(slots.trail)
                 yield slots.add(self._waypoint(problem, clock, found, _Place(stage, place, slot), index, sweep))
 
-    def _improved(self, problem: Problem, here: Waypoint, behind: Waypoint | None, draw: int) -> _Found:
-        level, lam = here.point.penalty * NARROWING, here.point.lam or 0.0
-        guess, parent = self._better(problem, (here, behind) if behind else (here,), level, lam)
+    def _between(
+        self,
+        problem: Problem,
+        starts: Sequence[Waypoint],
+        others: Sequence[Waypoint],
+        goal: tuple[float, float],
+        draw: int,
+    ) -> _Found:
+        """The best network for a penalty or strength: from the best start, and where that is stuck from the others.
+
+        Stuck is a network no better than a start of less penalty: a saddle, or a step too long.
+        """
+        guess, parent = self._better(problem, starts, *goal)
         found = self._correct(problem, self._corrector, guess, parent, draw)
-        sparser = behind is not None and behind.point.penalty < here.point.penalty
-        if self._held == "penalty" and behind and sparser and found.loss >= behind.point.loss:
-            return self._rescued(problem, behind, guess)
-        return found
+        sparser = [w for w in starts if w.point.penalty < goal[0]]
+        if self._held != "penalty" or not sparser or found.loss < min(w.point.loss for w in sparser):
+            return found
+        again = [self._better(problem, (w,), *goal) for w in others]
+        tried = [self._correct(problem, self._corrector, guess, parent, draw) for guess, parent in again]
+        return min([found, *tried, self._rescued(problem, sparser[0], guess)], key=lambda f: f.loss)
 
     def _rescued(self, problem: Problem, behind: Waypoint, guess: State) -> _Found:
         """What descends for certain from the sparser neighbour, whose weights lie within this place's penalty."""
@@ -229,7 +263,7 @@ class Continuation(Tracer):
     ) -> tuple[State, int | None]:
         """The candidate that is the best start for this trade-off, and its index."""
         starts = [self._start(problem, waypoint, level, lam) for waypoint in candidates]
-        merit, guess, parent = min(starts, key=lambda start: start[0])
+        _, guess, parent = min(starts, key=lambda start: start[0])
         return guess, parent
 
     def _start(self, problem: Problem, waypoint: Waypoint, level: float, lam: float) -> tuple[float, State, int]:
@@ -261,8 +295,8 @@ class Continuation(Tracer):
                 return found
             guess = replace(guess, step=(guess.step or 1.0) / 10)
         raise Diverged(
-            f"The loss became {found.loss} at a penalty of about {guess.level:.6g}, also with steps 1,000 times shorter; "
-            "check the data's scale, or lower the method's 'rate'."
+            f"The loss became {found.loss} at a penalty of about {guess.level:.6g}, also with steps 1,000 times "
+            "shorter; check the data's scale, or lower the method's 'rate'."
         )
 
     def _measured(self, problem: Problem, at: State, parent: int | None) -> _Found:
@@ -288,10 +322,11 @@ class Continuation(Tracer):
         return replace(like, point=point, theta=theta.cpu().numpy(), buffers=buffers)
 
     def _remaining(self, slots: Slots, direction: int) -> int:
-        """How many more places this direction may found."""
-        rules, found = self._rules, len(slots.networks())
-        share = EXPLORED_SHARE / 2 if direction < 0 else EXPLORED_SHARE
-        return max(2, math.ceil(share * rules.points)) - found
+        """How many more places this direction may found; from a sparse start most lie towards lower loss."""
+        share = EXPLORED_SHARE
+        if direction < 0:
+            share = DENSER_SHARE if slots.trail[0].point.sparsity >= 0.5 else EXPLORED_SHARE - DENSER_SHARE
+        return max(2, math.ceil(share * self._rules.points)) - len(slots.networks())
 
     def _at_end(self, branch: Sequence[Waypoint], direction: int) -> bool:
         points = [w.point for w in branch]

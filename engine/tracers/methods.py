@@ -24,6 +24,10 @@ Choice = Literal["penalty", "strength"]
 Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
+STEPS, ANCHOR_STEPS = 27, 180
+ANCHOR_RATE = 3e-3
+EXACT_PASSES = 1000
+
 
 def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     points: int,
@@ -31,14 +35,14 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     budget: Budget,
     *,
     predictor: Annotated[str, OneOf(PREDICTORS)] = "shrinkage",
-    corrector: Kind = "accelerated",
+    corrector: Kind = "adaptive",
     held: Choice = "penalty",
-    epochs: Count = 3,
+    epochs: Count | None = None,
     sweeps: Count = 2,
     end: Share = 0.99,
     start: Literal["dense", "network"] = "dense",
-    anchor_epochs: Count = 20,
-    strength: Annotated[float, Gt(0)] = 1e-3,
+    anchor_epochs: Count | None = None,
+    strength: Annotated[float, Gt(0)] = 3e-4,
     floor: Share = 0.01,
     batch: Count | None = None,
     rate: Annotated[float, Gt(0)] | None = None,
@@ -52,12 +56,12 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     predictor : str
         How the next point is guessed.
     corrector : str
-        How a guess is brought back to the front: accelerated mini-batch steps, Adam's metric, multiobjective steps, or
+        How a guess is brought back to the front: steps in Adam's metric, accelerated steps, multiobjective steps, or
         exact steps on all data.
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     epochs : int
-        Passes over the training data per correction.
+        Passes over the training data per correction; three by default, more where there are fewer than 1,000 samples.
     sweeps : int
         Passes along the path; the first finds the points, the others improve them in turns from both ends.
     end : float
@@ -65,7 +69,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     start : str
         Train a dense network first, or start from the weights that the network was made with.
     anchor_epochs : int
-        Passes over the training data for the first, dense network.
+        Passes over the training data for each of the first network's two trainings, first nearly without the penalty
+        and then with it; twenty by default, more where there are fewer than 1,000 samples.
     strength : float
         Strength of the penalty at the first network.
     floor : float
@@ -74,7 +79,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         Samples in a mini-batch; chosen from the data by default.
     rate : float
         Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's learning rate
-        (adaptive; 0.003).
+        (adaptive; 0.01).
     solver : str
         How a multiobjective step finds its trade-off: exactly, or by the ten bisections of the authors' code.
     tolerance : float
@@ -83,8 +88,11 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
 
-    steps = _Steps(batch, rate, solver, tolerance)
-    anchor = _corrector("accelerated" if corrector == "multiobjective" else corrector, "strength", anchor_epochs, steps)
+    steps = _Steps(STEPS, batch, rate, solver, tolerance)
+    trained = _Steps(ANCHOR_STEPS, batch, ANCHOR_RATE, solver, tolerance)
+    anchor = _corrector(
+        "proximal_gradient" if corrector == "proximal_gradient" else "adaptive", "strength", anchor_epochs, trained
+    )
     return Continuation(
         lookup("predictor", PREDICTORS, predictor)(),
         _corrector(corrector, held, epochs, steps),
@@ -98,20 +106,23 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
+    steps: int
     batch: int | None
     rate: float | None
     solver: Solver
     tolerance: float
 
 
-def _corrector(kind: Kind, held: Choice, epochs: int, steps: _Steps) -> Corrector:
+def _corrector(kind: Kind, held: Choice, epochs: int | None, how: _Steps) -> Corrector:
     match kind:
         case "accelerated":
-            return Accelerated(held, epochs, steps.batch, steps.rate or 0.5)
+            return Accelerated(held, epochs, how.batch, how.rate or 0.5, how.steps)
         case "adaptive":
-            return AdaptiveProximal(held, epochs, steps.batch, steps.rate or 3e-3)
+            return AdaptiveProximal(held, epochs, how.batch, how.rate or 1e-2, steps=how.steps)
         case "multiobjective":
-            return MultiobjectiveProximalGradient(epochs, steps.batch, steps.rate or 0.5, solver=steps.solver)
+            return MultiobjectiveProximalGradient(
+                epochs, how.batch, how.rate or 0.5, solver=how.solver, steps=how.steps
+            )
         case "proximal_gradient":
-            return ProximalGradient(held, epochs, steps.tolerance)
+            return ProximalGradient(held, epochs or EXACT_PASSES, how.tolerance)
     raise UnknownName("corrector", kind, get_args(Kind))

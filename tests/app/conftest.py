@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from app.api import create_app
@@ -12,11 +13,14 @@ from app.settings import Settings
 from app.worker import Worker
 from storage.store import Store
 
-TINY = {"network": "mlp:4", "data": "iris", "points": 6, "name": "tiny", "tags": ["test"]}
+torch.set_num_threads(1)
+
+CHEAP = "continuation:end=0.8,sweeps=1"
+TINY = {"network": "mlp:4", "data": "iris", "points": 6, "method": CHEAP, "name": "tiny", "tags": ["test"]}
 
 
 def settings_in(folder: Path, **more: Any) -> Settings:
-    values = {"data_dir": folder, "database_url": f"sqlite:///{folder}/test.db", "executor": "none"}
+    values = {"data_dir": folder, "database_url": f"sqlite:///{folder}/test.db", "executor": "none", "threads": 1}
     return Settings(**{**values, "poll_seconds": 0.02, "heartbeat_seconds": 0.05, **more})
 
 

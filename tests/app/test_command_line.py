@@ -1,6 +1,7 @@
 """The command line: the same documents as the service's, over the same store."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from app.documents import front_document
 from app.service import open_store
 from app.serving import demonstrate
 from app.settings import Settings
-from tests.app.conftest import TINY, browse, settings_in
+from tests.app.conftest import CHEAP, TINY, browse, settings_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +45,7 @@ def there(traced: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_trace_prints_the_front_and_stores_it(here: Settings) -> None:
-    result = run("trace", "--network", "mlp:4", "--data", "iris", "--points", "5", "--name", "mine")
+    result = run("trace", "--network", "mlp:4", "--data", "iris", "--points", "5", "--method", CHEAP, "--name", "mine")
     assert "nonzero weights" in result.stdout
     assert "job 1 completed" in result.stdout
     assert "point 0: sparsity" in result.stderr
@@ -68,7 +69,7 @@ def test_a_spec_is_the_body_and_json_the_front_document(here: Settings, tmp_path
 def test_settings_reach_their_parts(here: Settings) -> None:
     settings = ["network.activation=tanh", "network.hidden=[3, 2]", "data.validation=0.2", "budget.epochs=1000"]
     options = [x for setting in settings for x in ("--set", setting)]
-    run("trace", "-n", "mlp:4", "-d", "iris:scale=unit", "--points", "4", *options)
+    run("trace", "-n", "mlp:4", "-d", "iris:scale=unit", "--points", "4", "--method", CHEAP, *options)
     with open_store(here) as store:
         spec = store.job(1).spec
     assert spec["network"]["params"] == {"hidden": [3, 2], "activation": "tanh"}
@@ -80,7 +81,7 @@ def test_a_file_is_traced_by_its_path(here: Settings, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 3))
     np.savez(tmp_path / "mine.npz", X_train=X, y_train=(X[:, 0] > 0).astype(int))
-    run("trace", "--network", "linear", "--data", "mine.npz", "--points", "4")
+    run("trace", "--network", "linear", "--data", "mine.npz", "--points", "4", "--method", CHEAP)
     with open_store(here) as store:
         assert store.job(1).spec["data"]["name"] == str(tmp_path / "mine.npz")
 
@@ -130,7 +131,7 @@ def test_datasets_are_added_and_listed(here: Settings, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(30)))
     run("datasets", "add", "mine.csv", "--name", "thirty")
     assert json.loads(run("datasets", "list", "--json").stdout)[0]["name"] == "thirty"
-    run("trace", "-n", "linear", "-d", "thirty", "--points", "3")
+    run("trace", "-n", "linear", "-d", "thirty", "--points", "3", "--method", CHEAP)
 
 
 def test_help_is_quick_as_it_imports_nothing_heavy() -> None:
@@ -143,7 +144,8 @@ def test_help_is_quick_as_it_imports_nothing_heavy() -> None:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "app", "serve", "--port", "0", "--database-url", f"sqlite:///{tmp_path}/served.db"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "cwd": ROOT}
+    with subprocess.Popen(command, env={**os.environ, "PARETOPATH_THREADS": "1"}, **options) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         yield next(word for word in line.split() if word.startswith("http"))
@@ -156,7 +158,9 @@ def test_the_same_commands_work_through_a_running_service(
     served: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PARETOPATH_SERVER", served)
-    document: dict[str, Any] = json.loads(run("trace", "-n", "mlp:4", "-d", "iris", "--points", "5", "--json").stdout)
+    document: dict[str, Any] = json.loads(
+        run("trace", "-n", "mlp:4", "-d", "iris", "--points", "5", "--method", CHEAP, "--json").stdout
+    )
     assert document["job"]["state"] == "completed"
     assert document == httpx2.get(f"{served}/api/v1/jobs/1/front").json()
     assert json.loads(run("front", "1", "--json").stdout) == document

@@ -14,7 +14,7 @@ from app.service import Service, open_store
 from app.settings import Settings
 from tests.app.conftest import TINY, browse, settings_in, work_off
 
-LONG = {**TINY, "network": "mlp:8", "points": 60}
+LONG = {**TINY, "network": "mlp:8", "points": 12}
 JOBS = "/api/v1/jobs"
 
 

@@ -33,6 +33,13 @@ def test_shorthand_and_object_mean_the_same(client: TestClient) -> None:
     assert long["spec"] == submit(client)["spec"]
 
 
+def test_shorthand_takes_settings_of_every_part(client: TestClient) -> None:
+    job = submit(client, network="mlp:5,activation=tanh", data="iris:validation=0.25", method="continuation:end=0.95")
+    assert job["spec"]["network"]["params"] == {"hidden": [5], "activation": "tanh"}
+    assert job["spec"]["data"]["params"] == {"validation": 0.25}
+    assert job["spec"]["method"]["params"] == {"end": 0.95}
+
+
 def test_the_same_key_gives_the_same_job(client: TestClient) -> None:
     headers = {"Idempotency-Key": "once"}
     first, second = (client.post(JOBS, json=TINY, headers=headers).json() for _ in range(2))

@@ -1,0 +1,200 @@
+"""Correctors against scikit-learn, closed forms and the published numbers of the multiobjective step."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso, LogisticRegression
+
+from engine.correctors import (
+    Accelerated,
+    AdaptiveProximal,
+    Corrector,
+    MultiobjectiveProximalGradient,
+    ProximalGradient,
+    common_descent,
+)
+from engine.losses import Block
+from engine.penalties import L1
+from engine.problem import Problem, State
+from tests.engine import problems
+from tests.engine.problems import vector
+
+CORRECTORS: dict[str, tuple[Corrector, str]] = {
+    "proximal gradient": (ProximalGradient("strength", 200), "strength"),
+    "proximal gradient on the ball": (ProximalGradient("penalty", 200), "penalty"),
+    "accelerated": (Accelerated("strength", 20), "strength"),
+    "accelerated on the ball": (Accelerated("penalty", 20), "penalty"),
+    "adaptive": (AdaptiveProximal("strength", 20), "strength"),
+    "adaptive on the ball": (AdaptiveProximal("penalty", 20), "penalty"),
+    "multiobjective": (MultiobjectiveProximalGradient(40), "nothing"),
+    "multiobjective, mini-batch": (MultiobjectiveProximalGradient(10, 64), "nothing"),
+}
+PROBLEMS = {
+    "diabetes": lambda: problems.diabetes().problem,
+    "digits": problems.digits_network,
+    "batch norm": problems.norm_network,
+}
+
+
+def start(problem: Problem) -> State:
+    theta = problem.loss.initial()
+    theta = theta + 0.05 * problems.vector(1, len(theta)).to(theta)
+    return State(theta, 0.01, 0.7 * float(problem.penalty.value(theta)), problem.loss.buffers)
+
+
+@pytest.mark.parametrize("name", CORRECTORS)
+@pytest.mark.parametrize("on", PROBLEMS)
+class TestContract:
+    def test_improves_what_it_is_for(self, name: str, on: str) -> None:
+        corrector, held = CORRECTORS[name]
+        problem = PROBLEMS[on]()
+        guess = start(problem)
+        found = corrector.correct(problem, guess, 0).state
+        problem.loss.load_buffers(found.buffers)
+        after, penalty = float(problem.loss.value_and_grad(found.theta)[0]), float(problem.penalty.value(found.theta))
+        problem.loss.load_buffers(guess.buffers)
+        inside, _ = problem.penalty.project(guess.theta, guess.level)
+        before, full = (float(problem.loss.value_and_grad(theta)[0]) for theta in (inside, guess.theta))
+        if held == "penalty":
+            assert penalty <= guess.level * (1 + 1e-5)
+            assert after < before
+        else:
+            lam = 0.01
+            assert after + lam * penalty < full + lam * float(problem.penalty.value(guess.theta))
+
+    def test_same_seed_same_bits_and_the_guess_is_left_alone(self, name: str, on: str) -> None:
+        corrector, _ = CORRECTORS[name]
+        problem = PROBLEMS[on]()
+        guess = start(problem)
+        kept = guess.theta.clone()
+        first, second = (corrector.correct(problem, guess, 3).state for _ in range(2))
+        assert torch.equal(first.theta, second.theta)
+        assert all(torch.equal(first.buffers[k], second.buffers[k]) for k in first.buffers)
+        assert torch.equal(guess.theta, kept)
+
+
+@pytest.mark.parametrize("lam", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("data", [problems.diabetes, problems.wide])
+def test_least_squares_is_scikit_learns_lasso(data, lam: float) -> None:
+    lasso = data()
+    found = ProximalGradient("strength", 20_000, 1e-10).correct(lasso.problem, _from_zero(lasso.problem, lam), 0)
+    expected = Lasso(lam, fit_intercept=False, tol=1e-13, max_iter=10**6).fit(lasso.X, lasso.y).coef_
+    assert found.converged
+    np.testing.assert_allclose(found.state.theta.numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert np.array_equal(found.state.theta.numpy() != 0, expected != 0)
+
+
+@pytest.mark.parametrize("lam", [0.2, 0.02])
+def test_logistic_is_scikit_learns(lam: float) -> None:
+    X, y, problem = problems.breast_cancer()
+    found = ProximalGradient("strength", 20_000, 1e-9).correct(problem, _from_zero(problem, lam), 0)
+    model = LogisticRegression(
+        l1_ratio=1, C=1 / (len(y) * lam), fit_intercept=False, solver="saga", tol=1e-9, max_iter=20_000
+    )
+    expected = model.fit(X, y).coef_[0]
+    np.testing.assert_allclose(found.state.theta.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_holding_the_penalty_finds_the_same_network_as_holding_its_strength() -> None:
+    problem = problems.diabetes().problem
+    by_strength = ProximalGradient("strength", 20_000, 1e-11).correct(problem, _from_zero(problem, 0.1), 0).state
+    level = float(problem.penalty.value(by_strength.theta))
+    guess = State(problem.loss.initial(), 0.0, level)
+    by_level = ProximalGradient("penalty", 20_000, 1e-7).correct(problem, guess, 0).state.theta
+    torch.testing.assert_close(by_level, by_strength.theta, rtol=0, atol=1e-6)
+    assert problem.multiplier(by_level, problem.loss.value_and_grad(by_level)[1]) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_certificate_is_zero_at_the_solution_and_not_elsewhere() -> None:
+    problem = problems.diabetes().problem
+    theta = ProximalGradient("strength", 20_000, 1e-11).correct(problem, _from_zero(problem, 0.1), 0).state.theta
+    assert problem.residual(theta, problem.loss.value_and_grad(theta)[1], 0.1) < 1e-9
+    moved = theta + 0.01
+    assert problem.residual(moved, problem.loss.value_and_grad(moved)[1], 0.1) > 1e-3
+
+
+def test_zero_is_critical_at_its_multiplier() -> None:
+    problem = problems.diabetes().problem
+    zero = problem.loss.initial()
+    _, grad = problem.loss.value_and_grad(zero)
+    lam = problem.multiplier(zero, grad)
+    assert lam == pytest.approx(float(grad.abs().max()), rel=1e-5)
+    assert problem.residual(zero, grad, lam) == 0.0
+
+
+def test_not_converging_is_an_answer() -> None:
+    problem = problems.diabetes().problem
+    assert not ProximalGradient("strength", 3).correct(problem, _from_zero(problem, 0.01), 0).converged
+
+
+class TestCommonDescent:
+    """METHODS.md 1.2, T1 to T6."""
+
+    penalty = L1((Block("w", (4,), 0),))
+    theta = torch.tensor([1.0, -0.2, 0.0, 0.03], dtype=torch.float64)
+    grad = torch.tensor([0.5, 0.1, -2.0, -0.4], dtype=torch.float64)
+
+    def test_golden_step(self) -> None:
+        y, alpha = common_descent(self.penalty, self.theta, self.grad, 0.1)
+        assert alpha == pytest.approx(0.4799235182, abs=1e-9)
+        expected = torch.tensor([0.92399618, -0.15279159, 0.04397706, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-8)
+        assert float(self.grad @ (y - self.theta)) == pytest.approx(-0.1092351816, abs=1e-9)
+        assert float(y.abs().sum() - self.theta.abs().sum()) == pytest.approx(-0.1092351816, abs=1e-9)
+
+    def test_golden_step_of_the_authors_bisection(self) -> None:
+        y, alpha = common_descent(self.penalty, self.theta, self.grad, 0.1, "bisection")
+        assert alpha == pytest.approx(0.4799804688, abs=1e-10)
+        expected = torch.tensor([0.92399902, -0.15279785, 0.04399414, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-8)
+
+    def test_critical_weights_do_not_move(self) -> None:
+        penalty = L1((Block("w", (3,), 0),))
+        theta, grad = (
+            torch.tensor([1, -0.2, 0], dtype=torch.float64),
+            torch.tensor([-0.3, 0.3, 0.1], dtype=torch.float64),
+        )
+        y, alpha = common_descent(penalty, theta, grad, 0.1)
+        torch.testing.assert_close(y, theta)
+        assert alpha == pytest.approx(1 / 1.3, abs=1e-9)
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_strong_decrease_and_balance(self, seed: int) -> None:
+        theta, grad = vector(seed, 4) * (vector(seed + 100, 4) > 0), 3 * vector(seed + 200, 4)
+        step = 0.1
+        y, alpha = common_descent(self.penalty, theta, grad, step)
+        w1 = float(grad @ (y - theta))
+        w2 = float(y.abs().sum() - theta.abs().sum())
+        assert max(w1, w2) <= -float((y - theta).square().sum()) / step + 1e-12
+        if 0 < alpha < 1:
+            assert w1 == pytest.approx(w2, abs=1e-12)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_is_a_proximal_step_of_its_own_strength(self, seed: int) -> None:
+        theta, grad = vector(seed, 4), vector(seed + 50, 4)
+        y, alpha = common_descent(self.penalty, theta, grad, 0.1)
+        lam, step = (1 - alpha) / alpha, 0.1 * alpha
+        torch.testing.assert_close(y, self.penalty.prox(theta - step * grad, step * lam))
+
+    @pytest.mark.parametrize(("step", "loss", "l1"), [(0.05, 1.0952233, 0.7965890), (0.5, 1.0913208, 0.7925294)])
+    def test_iris_golden_numbers_after_249_steps(self, step: float, loss: float, l1: float) -> None:
+        problem = problems.iris_network()
+        corrector = MultiobjectiveProximalGradient(249, step=step, accelerated=False)
+        found = corrector.correct(problem, _from_zero(problem, 0.0), 0).state.theta
+        assert float(problem.loss.value_and_grad(found)[0]) == pytest.approx(loss, abs=2e-6)
+        assert float(problem.penalty.value(found)) == pytest.approx(l1, abs=2e-6)
+
+    def test_both_objectives_fall_at_every_step(self) -> None:
+        problem = problems.iris_network()
+        theta = problem.loss.initial()
+        value, grad = problem.loss.value_and_grad(theta)
+        for _ in range(100):
+            y, _ = common_descent(problem.penalty, theta, grad, 0.05)
+            lower, grad = problem.loss.value_and_grad(y)
+            assert lower <= value + 1e-15
+            assert problem.penalty.value(y) <= problem.penalty.value(theta) + 1e-15
+            theta, value = y, lower
+
+
+def _from_zero(problem: Problem, lam: float) -> State:
+    return State(problem.loss.initial(), lam, 0.0, problem.loss.buffers)

@@ -1,0 +1,175 @@
+"""Every loss against autograd, and networks as flat vectors."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.data import load
+from engine.errors import InvalidSpec
+from engine.losses import CrossEntropy, LogisticLoss, Loss, NetworkLoss, SquaredError, layout
+from tests.engine import problems
+
+
+def losses() -> dict[str, Loss]:
+    return {
+        "least squares": problems.diabetes().problem.loss,
+        "logistic": problems.breast_cancer()[2].loss,
+        "network": problems.digits_network().loss,
+        "batch norm": problems.norm_network().loss,
+        "iris": problems.iris_network().loss,
+    }
+
+
+@pytest.fixture(params=losses())
+def loss(request: pytest.FixtureRequest) -> Loss:
+    return losses()[request.param]
+
+
+class TestContract:
+    def test_gradient_is_that_of_the_value(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1 * problems.vector(1, loss.n_params).to(loss.initial())
+        direction = problems.vector(2, loss.n_params).to(theta)
+        direction /= direction.norm()
+        _, grad = loss.value_and_grad(theta)
+        step = 1e-5 if theta.dtype == torch.float64 else 3e-3
+        ahead, behind = (loss.value_and_grad(theta + s * direction)[0] for s in (step, -step))
+        assert float((ahead - behind) / (2 * step)) == pytest.approx(float(grad @ direction), rel=2e-2, abs=2e-3)
+
+    def test_batches_are_a_partition_that_the_seed_decides(self, loss: Loss) -> None:
+        first, again, other = (torch.cat(list(loss.batches(seed, 50))) for seed in (1, 1, 2))
+        assert sorted(first.tolist()) == list(range(loss.n_samples))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_effort_counts_passes_over_the_data(self, loss: Loss) -> None:
+        before = loss.effort
+        loss.value_and_grad(loss.initial())
+        for batch in loss.batches(0, 64):
+            loss.value_and_grad(loss.initial(), batch)
+        assert loss.effort - before == pytest.approx(2.0)
+
+    def test_arguments_and_answers_are_the_callers_own(self, loss: Loss) -> None:
+        theta = loss.initial()
+        kept = theta.clone()
+        _, grad = loss.value_and_grad(theta)
+        copy = grad.clone()
+        loss.value_and_grad(theta + 1)
+        assert torch.equal(theta, kept)
+        assert torch.equal(grad, copy)
+
+    def test_start_weights_do_not_change(self, loss: Loss) -> None:
+        before = loss.initial()
+        loss.value_and_grad(before + 1)
+        assert torch.equal(loss.initial(), before)
+
+    def test_repeated_evaluation_gives_the_same_bits(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1
+        (a, g), (b, h) = loss.value_and_grad(theta), loss.value_and_grad(theta)
+        assert torch.equal(a, b)
+        assert torch.equal(g, h)
+
+
+def test_flat_gradient_is_the_networks_own() -> None:
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 10))
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 10))
+    twin.load_state_dict(module.state_dict())
+    data = load("digits", {"limit": 100}, {})
+    value, grad = NetworkLoss(module, data, CrossEntropy()).value_and_grad(
+        torch.cat([p.detach().reshape(-1) for p in twin.parameters()])
+    )
+    expected = nn.functional.cross_entropy(twin(torch.from_numpy(data.X_train)), torch.from_numpy(data.y_train))
+    expected.backward()
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(grad, torch.cat([p.grad.reshape(-1) for p in twin.parameters()]))
+
+
+def test_layout_tells_weights_biases_and_norms_apart() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 2))
+    blocks = layout(module)
+    assert [b.kind for b in blocks] == ["weight", "bias", "norm", "norm", "weight", "bias"]
+    assert [b.start for b in blocks] == [0, 18, 20, 22, 24, 32]
+    assert blocks[-1].stop == sum(p.numel() for p in module.parameters())
+
+
+def test_a_network_without_parameters_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="no parameters"):
+        layout(nn.Flatten())
+
+
+def test_tied_parameters_count_once() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    assert layout(nn.Sequential(first, second))[-1].stop == 9 + 3 + 3
+
+
+def test_training_moves_buffers_and_evaluation_does_not() -> None:
+    loss = problems.norm_network().loss
+    theta, before = loss.initial(), loss.buffers
+    loss.value_and_grad(theta)
+    assert all(torch.equal(before[name], buffer) for name, buffer in loss.buffers.items())
+    loss.value_and_grad(theta, next(loss.batches(0, 50)))
+    assert not torch.equal(before["2.running_mean"], loss.buffers["2.running_mean"])
+
+
+def test_calibration_gives_the_exact_statistics_of_the_training_data() -> None:
+    problem = problems.norm_network()
+    loss = problem.loss
+    assert isinstance(loss, NetworkLoss)
+    loss.calibrate(loss.initial())
+    convolved = loss.module[1](loss.module[0](torch.from_numpy(load("digits", {"limit": 200}, {}).X_train)))
+    torch.testing.assert_close(loss.buffers["2.running_mean"], convolved.mean(dim=(0, 2, 3)).detach())
+
+
+def test_buffers_are_restored_exactly() -> None:
+    loss = problems.norm_network().loss
+    kept = loss.buffers
+    loss.value_and_grad(loss.initial(), next(loss.batches(0, 50)))
+    loss.load_buffers(kept)
+    assert all(torch.equal(kept[name], buffer) for name, buffer in loss.buffers.items())
+
+
+def test_metrics_are_those_of_each_split() -> None:
+    data = load("digits", {}, {})
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    loss = NetworkLoss(module, data, CrossEntropy())
+    found = loss.metrics(loss.initial())
+    with torch.no_grad():
+        right = module(torch.from_numpy(data.X_test)).argmax(1).numpy() == data.y_test
+    assert found["test_accuracy"] == pytest.approx(right.mean())
+    assert set(found) == {
+        *("train_accuracy", "validation_loss", "validation_accuracy"),
+        *("test_loss", "test_accuracy"),
+    }
+
+
+def test_squared_error_is_half_the_mean_square() -> None:
+    outputs, y = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
+    assert float(SquaredError()(outputs, y)) == pytest.approx((1 + 4) / 4)
+
+
+def test_logistic_loss_is_cross_entropy_of_two_classes() -> None:
+    odds, y = torch.tensor([[0.3], [-2.0]]), torch.tensor([1, 0])
+    two = torch.cat([torch.zeros_like(odds), odds], dim=1)
+    torch.testing.assert_close(LogisticLoss()(odds, y), CrossEntropy()(two, y))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "data", "words"),
+    [
+        (CrossEntropy(), "diabetes", "squared_error"),
+        (SquaredError(), "digits", "cross_entropy"),
+        (LogisticLoss(), "digits", "2 classes"),
+    ],
+)
+def test_a_loss_refuses_data_it_is_not_for(criterion, data: str, words: str) -> None:
+    with pytest.raises(InvalidSpec, match=words):
+        criterion.check(load(data, {}, {}))
+
+
+def test_nan_in_the_weights_shows_in_the_loss() -> None:
+    loss = problems.digits_network().loss
+    value, _ = loss.value_and_grad(torch.full((loss.n_params,), np.nan))
+    assert not torch.isfinite(value)

@@ -1,0 +1,206 @@
+"""Tracers: known paths, the promises every tracer keeps, and a path resumed as if never stopped."""
+
+import math
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso, lars_path
+from torch import Tensor, nn
+
+from engine.errors import Diverged, InvalidSpec
+from engine.front import Front, Waypoint
+from engine.losses import LeastSquares
+from engine.penalties import L1
+from engine.problem import Problem
+from engine.tracers import TRACERS, Budget, Tracer
+from engine.tracers.methods import continuation
+from tests.engine import problems
+
+QUICK = {"epochs": 2, "anchor_epochs": 10}
+SETTINGS = {
+    "default": QUICK,
+    "accelerated": {**QUICK, "corrector": "accelerated"},
+    "fixed strength": {**QUICK, "corrector": "accelerated", "held": "strength"},
+    "fixed strength, adaptive": {**QUICK, "held": "strength", "predictor": "warm_start"},
+    "secant, three sweeps": {**QUICK, "predictor": "secant", "sweeps": 3},
+    "multiobjective": {"epochs": 5, "anchor_epochs": 10, "corrector": "multiobjective"},
+    "exact": {"epochs": 20, "anchor_epochs": 50, "corrector": "proximal_gradient"},
+    "from the network": {**QUICK, "start": "network", "predictor": "gradient"},
+}
+
+
+def tracer(name: str, points: int = 8, **more: object) -> Tracer:
+    return continuation(points, 0, Budget(), **{**SETTINGS[name], **more})
+
+
+@pytest.fixture(params=SETTINGS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def same(a: Waypoint, b: Waypoint) -> bool:
+    """Equal to the bit, wall time apart."""
+    numbers = [{k: v for k, v in w.point.to_dict().items() if k != "seconds"} for w in (a, b)]
+    arrays = [[w.theta, *w.buffers.values(), *w.memory.values()] for w in (a, b)]
+    return numbers[0] == numbers[1] and all(np.array_equal(x, y) for x, y in zip(*arrays, strict=True))
+
+
+class TestContract:
+    def test_indices_count_up_and_parents_came_before(self, name: str) -> None:
+        points = [w.point for w in tracer(name).trace(problems.digits_network())]
+        assert [p.index for p in points] == list(range(len(points)))
+        assert all(p.parent is None or p.parent < p.index for p in points)
+        assert 2 <= len(points) <= tracer(name).expected
+
+    def test_numbers_are_those_of_the_stored_weights(self, name: str) -> None:
+        problem = problems.norm_network()
+        for waypoint in islice(tracer(name, 5).trace(problem), 6):
+            theta, point = torch.from_numpy(waypoint.theta), waypoint.point
+            problem.loss.load_buffers({k: torch.from_numpy(v) for k, v in waypoint.buffers.items()})
+            loss, grad = problem.loss.value_and_grad(theta)
+            assert point.loss == float(loss)
+            assert point.penalty == float(problem.penalty.value(theta))
+            assert point.n_nonzero == int((theta != 0).sum()) == sum(layer.n_nonzero for layer in point.layers)
+            assert point.lam is not None
+            assert point.residual == problem.residual(theta, grad, point.lam)
+            assert point.metrics["l1"] == float(theta.abs().sum())
+
+    @pytest.mark.parametrize("stop", [1, 4, 7, 11])
+    def test_resumed_is_as_if_never_stopped(self, name: str, stop: int) -> None:
+        whole = list(tracer(name).trace(problems.digits_network()))
+        assert len(whole) > 7
+        begun = list(islice(tracer(name).trace(problems.digits_network()), stop))
+        rest = list(tracer(name).trace(problems.digits_network(), begun))
+        assert len(begun) + len(rest) == len(whole)
+        assert all(same(a, b) for a, b in zip(whole, [*begun, *rest], strict=True))
+
+    def test_says_why_it_ended(self, name: str) -> None:
+        found = tracer(name, 4)
+        assert found.ended == ""
+        list(found.trace(problems.digits_network()))
+        assert "swept" in found.ended
+
+    def test_effort_and_seconds_only_grow(self, name: str) -> None:
+        points = [w.point for w in tracer(name).trace(problems.digits_network())]
+        assert all(a.effort < b.effort and a.seconds < b.seconds for a, b in pairwise(points))
+
+    def test_group_penalties_are_traced_too(self, name: str) -> None:
+        problem = problems.digits_network()
+        grouped = Problem(problem.loss, problems.GroupL2(problem.loss.layout))
+        points = [w.point for w in tracer(name, 5, end=0.5).trace(grouped)]
+        assert max(p.sparsity for p in points) >= 0.5
+
+
+def test_resumes_with_batch_norm_statistics() -> None:
+    whole = list(tracer("default").trace(problems.norm_network()))
+    rest = list(tracer("default").trace(problems.norm_network(), whole[:5]))
+    assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
+
+
+@pytest.mark.parametrize("held", ["penalty", "strength"])
+@pytest.mark.parametrize("data", [problems.diabetes, problems.wide])
+def test_every_waypoint_is_scikit_learns_lasso(data, held: str) -> None:
+    lasso = data()
+    settings = {"corrector": "proximal_gradient", "epochs": 30_000, "anchor_epochs": 30_000, "tolerance": 1e-9}
+    found = continuation(12, 0, Budget(), held=held, sweeps=1, strength=0.01, end=1.0, **settings)
+    for waypoint in found.trace(lasso.problem):
+        point, theta = waypoint.point, waypoint.theta
+        if not theta.any():
+            continue
+        model = Lasso(point.lam, fit_intercept=False, tol=1e-14, max_iter=10**6).fit(lasso.X, lasso.y)
+        assert np.abs(theta - model.coef_).max() <= 1e-5 * np.abs(model.coef_).max()
+
+
+def test_waypoints_lie_on_the_lars_path() -> None:
+    lasso = problems.diabetes()
+    knots, _, path = lars_path(lasso.X, lasso.y, method="lasso")
+    settings = {"corrector": "proximal_gradient", "epochs": 30_000, "anchor_epochs": 30_000, "tolerance": 1e-9}
+    for waypoint in continuation(12, 0, Budget(), sweeps=1, strength=0.01, **settings).trace(lasso.problem):
+        if waypoint.theta.any():
+            expected = [np.interp(-waypoint.point.lam, -knots, row) for row in path]
+            np.testing.assert_allclose(waypoint.theta, expected, rtol=0, atol=1e-5 * np.abs(path).max())
+
+
+def test_the_path_covers_the_range_evenly_with_as_many_points_as_asked() -> None:
+    waypoints = list(continuation(20, 0, Budget()).trace(problems.digits_network(32, 700)))
+    front = Front(tuple(w.point for w in waypoints)).non_dominated()
+    gaps = np.diff(np.log([p.penalty for p in front if p.penalty > 0]))
+    assert len(front) == 20
+    assert max(p.sparsity for p in front) >= 0.99
+    assert gaps.max() <= 3 * np.median(gaps)
+
+
+def test_later_sweeps_only_improve() -> None:
+    waypoints = [w.point for w in tracer("default", 10, sweeps=3).trace(problems.digits_network())]
+    reference = (1e3, 3.0)
+    volumes = [Front(tuple(p for p in waypoints if p.sweep <= sweep)).hypervolume(reference) for sweep in range(3)]
+    assert volumes == sorted(volumes)
+    assert volumes[2] > volumes[0]
+
+
+def test_the_zero_network_ends_the_path_when_asked() -> None:
+    waypoints = tracer("default", 6, sweeps=1, end=1.0).trace(problems.digits_network())
+    sparsest = max((w.point for w in waypoints), key=lambda p: p.sparsity)
+    assert (sparsest.n_nonzero, sparsest.penalty) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("budget", "word"), [(Budget(epochs=40), "epochs"), (Budget(seconds=0.0), "seconds")])
+def test_a_budget_ends_the_trace_and_says_so(budget: Budget, word: str) -> None:
+    found = continuation(50, 0, budget)
+    waypoints = list(found.trace(problems.digits_network()))
+    assert 1 <= len(waypoints) < 50
+    assert word in found.ended
+
+
+class NotANumber(nn.Module):
+    """Answers NaN from the fourth evaluation in training mode on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(64, 10), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return self.layer(x.flatten(1)) * (math.nan if self.calls > 400 else 1.0)
+
+
+def test_a_loss_that_is_no_number_ends_with_the_reason_and_keeps_the_points() -> None:
+    problem = problems.network_problem(NotANumber(), problems.load("digits", {}, {}))
+    found: list[Waypoint] = []
+    with pytest.raises(Diverged, match="nan"):
+        found.extend(continuation(30, 0, Budget(), anchor_epochs=5).trace(problem))
+    assert found
+    assert all(math.isfinite(w.point.loss) for w in found)
+
+
+def test_one_point_is_no_path() -> None:
+    for factory in TRACERS.values():
+        with pytest.raises(InvalidSpec, match="1 point"):
+            factory(1, 0, Budget())
+
+
+def test_different_seeds_give_different_networks() -> None:
+    problem = problems.digits_network()
+    first, second = (next(iter(continuation(4, seed, Budget(), **QUICK).trace(problem))) for seed in (0, 1))
+    assert not np.array_equal(first.theta, second.theta)
+
+
+def test_permuting_hidden_units_leaves_the_exact_path() -> None:
+    X = torch.tensor(problems.diabetes().X)
+    y = torch.tensor(problems.diabetes().y)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    settings = {
+        "corrector": "proximal_gradient",
+        "epochs": 5_000,
+        "anchor_epochs": 5_000,
+        "tolerance": 1e-9,
+        "sweeps": 1,
+    }
+    paths = []
+    for columns in (torch.arange(10), order):
+        loss = LeastSquares(X[:, columns], y)
+        paths.append([w.point for w in continuation(6, 0, Budget(), **settings).trace(Problem(loss, L1(loss.layout)))])
+    for a, b in zip(*paths, strict=True):
+        assert (a.loss, a.penalty) == pytest.approx((b.loss, b.penalty), rel=1e-6)
