@@ -85,7 +85,7 @@ class Loss(ABC):
         """One pass over the samples in the order that `seed` gives, in batches of about `size`.
 
         By default a ninth of the data, between 32 and 1,024 samples: what traced best on digits
-        (docs/decisions/0002-mini-batches.md).
+        (docs/decisions/0002-default-corrector.md).
         """
         size = size or min(max(round(self.n_samples / 9), SMALLEST_BATCH), LARGEST_BATCH)
         generator = torch.Generator().manual_seed(seed)
