@@ -15,9 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from app.backend import Backend
+    from app.documents import Document
     from app.settings import Settings
 
 # Torch's threads must not spin while they wait: two workers on two cores would be a hundred times slower.
@@ -102,7 +103,6 @@ def trace(  # noqa: PLR0913 (each is an option)
     database_url: Database = None,
 ) -> None:
     """Trace a front, showing points as they come; prints the front."""
-    from app import tracing
     from app.composing import compose
 
     given: dict[str, Any] = {
@@ -115,12 +115,24 @@ def trace(  # noqa: PLR0913 (each is an option)
     }
     given |= {"seed": seed, "device": device, "name": name, "tags": tag}
     body = compose(spec, given, setting or [])
-    if server:
-        with _backend(server, None) as backend:
-            state = tracing.there(backend, body, as_json)
-    else:
-        state = tracing.here(_settings(database_url=database_url), body, as_json)
-    raise typer.Exit({"completed": 0, "cancelled": INTERRUPTED}.get(state, 1))
+    _trace(lambda backend: backend.submit(body), as_json, server, database_url)
+
+
+@app.command()
+def refit(  # noqa: PLR0913 (each is an option)
+    job: JobArgument,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data per network.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the new job.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="May be given several times; those of JOB by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="That of JOB by default.")] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Train the nonzero weights of a job's networks without the penalty; prints the new job's front."""
+    given = {"epochs": epochs, "name": name, "tags": tag or None, "seed": seed}
+    body = {key: value for key, value in given.items() if value is not None}
+    _trace(lambda backend: backend.refit(job, body), as_json, server, database_url)
 
 
 @app.command()
@@ -286,6 +298,18 @@ def listed(as_json: AsJson = False, server: Server = None, database_url: Databas
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+def _trace(submit: Callable[[Backend], Document], as_json: bool, server: str | None, database_url: str | None) -> None:
+    """Trace the job that `submit` stores, here or through a service; the exit code tells how it ended."""
+    from app import tracing
+
+    if server:
+        with _backend(server, None) as backend:
+            state = tracing.there(backend, submit, as_json)
+    else:
+        state = tracing.here(_settings(database_url=database_url), submit, as_json)
+    raise typer.Exit({"completed": 0, "cancelled": INTERRUPTED}.get(state, 1))
 
 
 def _settings(**given: Any) -> Settings:

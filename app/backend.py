@@ -26,6 +26,9 @@ class Backend(Protocol):
     def submit(self, body: Mapping[str, Any], key: str | None = None) -> Document:
         """Store a job; twice the same `key` gives the same job."""
 
+    def refit(self, job_id: int, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Store a job that refits the networks of another; twice the same `key` gives the same job."""
+
     def job(self, job_id: int) -> Document:
         """One job."""
 

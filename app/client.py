@@ -37,8 +37,11 @@ class Remote:
 
     def submit(self, body: Mapping[str, Any], key: str | None = None) -> Document:
         """Store a job; twice the same `key` gives the same job."""
-        headers = {"Idempotency-Key": key} if key else {}
-        return self._document("POST", "/jobs", json=body, headers=headers)
+        return self._document("POST", "/jobs", json=body, headers=_keyed(key))
+
+    def refit(self, job_id: int, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Store a job that refits the networks of another; twice the same `key` gives the same job."""
+        return self._document("POST", f"/jobs/{job_id}/refit", json=body, headers=_keyed(key))
 
     def job(self, job_id: int) -> Document:
         """One job."""
@@ -128,6 +131,10 @@ def _detail(answer: httpx2.Response) -> str:
         return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return f"the server answered {answer.status_code} {answer.reason_phrase}"
+
+
+def _keyed(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key} if key else {}
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

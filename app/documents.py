@@ -11,7 +11,7 @@ from typing import Any, Literal
 from app.errors import Lacking
 from engine.errors import InvalidSpec
 from engine.front import OBJECTIVES, Front, ParetoPoint, minimised
-from storage.records import ENDED, Event, Job, Upload
+from storage.records import ENDED, Event, Job, JobState, Upload
 
 Document = dict[str, Any]
 Orient = Literal["rows", "columns"]
@@ -55,9 +55,10 @@ def job_document(job: Job) -> Document:
 
 def progress(job: Job) -> Document:
     """How far a job is: points and effort so far, points per second of work, an estimate of the seconds left."""
-    expected = job.facts.get("expected")
+    promised = job.facts.get("expected")
+    expected = job.n_points if job.state == JobState.COMPLETED else promised and max(promised, job.n_points)
     rate = job.n_points / job.seconds if job.seconds > 0 else None
-    left = max(0, expected - job.n_points) / rate if expected and rate else None
+    left = (expected - job.n_points) / rate if expected and rate else None
     over = 0.0 if job.state in ENDED else left
     return {"points": job.n_points, "expected": expected, "effort": job.effort, "rate": rate, "remaining_seconds": over}
 

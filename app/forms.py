@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 UNLIMITED = 1e9
+ANOTHER_JOB = "job"
 KINDS = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "text"}
 
 
@@ -46,6 +47,11 @@ def fields(schema: Mapping[str, Any]) -> tuple[Field, ...]:
         _field(name, _resolved(entry, definitions), name in required)
         for name, entry in schema.get("properties", {}).items()
     )
+
+
+def stands_alone(schema: Mapping[str, Any]) -> bool:
+    """Whether these settings can be asked for in a form of a new job: none of them needs another job."""
+    return ANOTHER_JOB not in schema.get("required", ())
 
 
 def typed(value: object) -> str:

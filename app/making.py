@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,16 +14,17 @@ import torch
 from app.backend import Download
 from app.documents import Document, plain
 from app.errors import Forbidden
-from app.schemas import JobIn
+from app.schemas import JobIn, RefitIn
 from engine.data import DATASETS, RawData, is_path, parse_upload, to_npz
-from engine.errors import UnknownName
+from engine.errors import InvalidData, InvalidSpec, UnknownName
 from engine.export import EXPORTS, export
-from engine.front import ParetoPoint, Waypoint
+from engine.front import ParetoPoint, Trail, Waypoint
 from engine.networks import NETWORKS
 from engine.registry import lookup
 from engine.spec import JobSpec, check, rebuild
 from storage.errors import Conflict
-from storage.records import Job
+from storage.records import ENDED, Job, JobState
+from storage.store import Store
 
 Uploads = Mapping[str, bytes]
 
@@ -40,16 +41,25 @@ class DataFile:
     shapes: Document
 
 
-def checked(body: Mapping[str, Any] | JobIn, uploads: Uploads, allow_paths: bool) -> tuple[JobSpec, Document]:
+def checked(body: Mapping[str, Any] | JobIn, store: Store, allow_paths: bool) -> tuple[JobSpec, Document]:
     """The spec of a job and the facts about it: it can be traced.
 
     Raises
     ------
-    InvalidSpec, Forbidden, pydantic.ValidationError
+    InvalidSpec, Forbidden, NotFound, Conflict, pydantic.ValidationError
     """
     job = body if isinstance(body, JobIn) else JobIn.model_validate(body)
-    spec = _located(job.spec(), uploads, allow_paths)
-    return spec, check(spec, uploads)
+    return _with_facts(job.spec(), store, allow_paths)
+
+
+def refitted(
+    job_id: int, body: Mapping[str, Any] | RefitIn, store: Store, allow_paths: bool
+) -> tuple[JobSpec, Document]:
+    """The spec of the job that refits the networks of another, and the facts about it; raises as `checked` does."""
+    wanted = body if isinstance(body, RefitIn) else RefitIn.model_validate(body)
+    source = store.job(job_id)
+    spec = wanted.of(job_id, JobSpec.from_dict(source.spec), source.n_points)
+    return _with_facts(spec, store, allow_paths)
 
 
 def data_file(filename: str, payload: bytes, name: str | None) -> DataFile:
@@ -104,6 +114,39 @@ def metadata(job: Job, point: ParetoPoint) -> dict[str, str]:
     }
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in plain(found).items()}
     return {**texts, "spec": spec, "spec_digest": hashlib.sha256(spec.encode()).hexdigest()}
+
+
+def _with_facts(spec: JobSpec, store: Store, allow_paths: bool) -> tuple[JobSpec, Document]:
+    uploads = store.upload_bytes
+    located = _located(spec, uploads, allow_paths)
+    facts = check(located, uploads, _resting(store))
+    if facts["follows"] is not None:
+        _check_alike(located, facts, store.job(facts["follows"]))
+    return located, facts
+
+
+def _resting(store: Store) -> Callable[[int], Trail]:
+    """The trails of jobs on which nobody works."""
+
+    def trail(job_id: int) -> Trail:
+        job = store.job(job_id)
+        if job.state not in ENDED | {JobState.PAUSED}:
+            raise Conflict(f"job {job_id} is {job.state}; jobs that have ended or are paused can be refitted")
+        return store.trail(job_id)
+
+    return trail
+
+
+def _check_alike(spec: JobSpec, facts: Document, source: Job) -> None:
+    """Refuse another network or other data than those of the job whose networks are needed."""
+    theirs = JobSpec.from_dict(source.spec)
+    for what, mine, other in (("network", spec.network, theirs.network), ("data", spec.data, theirs.data)):
+        if mine != other:
+            raise InvalidSpec(
+                f"{what} {mine.name!r} is not as in job {source.id}, whose networks method {spec.method.name!r} needs"
+            )
+    if facts["data_digest"] != source.facts["data_digest"]:
+        raise InvalidData(f"the data {spec.data.name!r} changed since job {source.id} was submitted")
 
 
 def _located(spec: JobSpec, uploads: Uploads, allow_paths: bool) -> JobSpec:

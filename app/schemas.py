@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from operator import or_
 from types import NoneType
@@ -28,7 +28,8 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from engine.data import settings as data_settings
 from engine.errors import EngineError, UnknownName
 from engine.registry import Parameter, lookup, parameters, summary
-from engine.spec import MOST_POINTS, JobSpec, Part, registries, shorthand
+from engine.spec import FEWEST_POINTS, MOST_POINTS, JobSpec, Part, registries, shorthand
+from engine.tracers import Budget
 
 LARGEST_INTEGER = 2**31 - 1
 _TEXT = r"^[^\x00]*$"
@@ -198,6 +199,9 @@ class BudgetIn(Strict):
     seconds: float | None = Field(default=None, gt=0)
 
 
+Tags = Annotated[list[Annotated[str, Field(min_length=1, max_length=100, pattern=_TEXT)]], Field(max_length=50)]
+
+
 class JobIn(Strict):
     """A job: the body of ``POST /api/v1/jobs`` and of ``paretopath trace --spec``."""
 
@@ -207,17 +211,39 @@ class JobIn(Strict):
     loss: Annotated[str, AfterValidator(_known_loss)] = "auto"
     penalty: Annotated[Part, PartOf("penalties", "penalty")] = Field(default="l1", validate_default=True)
     method: Annotated[Part, PartOf("methods", "method")] = Field(default="continuation", validate_default=True)
-    points: int = Field(default=40, ge=2, le=MOST_POINTS, description="Networks wanted on the front.")
+    points: int = Field(default=40, ge=FEWEST_POINTS, le=MOST_POINTS, description="Networks wanted on the front.")
     budget: BudgetIn = BudgetIn()
     seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    tags: list[Annotated[str, Field(min_length=1, max_length=100, pattern=_TEXT)]] = Field(default=[], max_length=50)
+    tags: Tags = []
 
     def spec(self) -> JobSpec:
         """The same as the engine knows it."""
         parts = {k: _plain_part(getattr(self, k)) for k in ("network", "data", "penalty", "method")}
         rest = self.model_dump(mode="json", exclude=set(parts))
         return JobSpec.from_dict({**rest, **parts})
+
+
+class RefitIn(Strict):
+    """What may be said about a refit: the body of ``POST /api/v1/jobs/{id}/refit``; the rest is the job's own."""
+
+    epochs: int | None = Field(default=None, ge=1, le=LARGEST_INTEGER, description="Passes over the data per network.")
+    name: str | None = Field(default=None, max_length=200, pattern=_TEXT, description="Names the job by default.")
+    tags: Tags | None = Field(default=None, description="The job's own by default.")
+    seed: int | None = Field(default=None, ge=0, le=LARGEST_INTEGER, description="The job's own by default.")
+
+    def of(self, job_id: int, spec: JobSpec, n_points: int) -> JobSpec:
+        """The spec that refits the networks of a job."""
+        params = {"job": job_id} if self.epochs is None else {"job": job_id, "epochs": self.epochs}
+        return replace(
+            spec,
+            method=Part("refit", params),
+            points=min(max(n_points, FEWEST_POINTS), MOST_POINTS),
+            budget=Budget(),
+            seed=spec.seed if self.seed is None else self.seed,
+            name=f"refit of {spec.name or f'job {job_id}'}"[:200] if self.name is None else self.name,
+            tags=spec.tags if self.tags is None else tuple(self.tags),
+        )
 
 
 def _plain_part(part: Part) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from storage.records import ENDED, Request
 from storage.store import Store
 
 if TYPE_CHECKING:
-    from app.schemas import JobIn
+    from app.schemas import JobIn, RefitIn
+    from engine.spec import JobSpec
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,23 @@ class Service:
         """
         from app.making import checked
 
-        spec, facts = checked(body, self.store.upload_bytes, self.allow_paths)
-        job = self.store.submit(spec.to_dict(), facts, name=spec.name, tags=spec.tags, idempotency_key=key)
-        return job_document(job)
+        return self._stored(*checked(body, self.store, self.allow_paths), key)
+
+    def refit(self, job_id: int, body: "Mapping[str, Any] | RefitIn", key: str | None = None) -> Document:
+        """Store a job that refits the networks of another; twice the same `key` gives the same job.
+
+        Raises
+        ------
+        NotFound
+            If there is no such job.
+        Conflict
+            If it is queued or running.
+        InvalidSpec, Forbidden
+            If it has no points, or can no longer be traced.
+        """
+        from app.making import refitted
+
+        return self._stored(*refitted(job_id, body, self.store, self.allow_paths), key)
 
     def job(self, job_id: int) -> Document:
         """One job."""
@@ -140,6 +155,10 @@ class Service:
     def close(self) -> None:
         """Let go of connections."""
         self.store.close()
+
+    def _stored(self, spec: "JobSpec", facts: Document, key: str | None) -> Document:
+        job = self.store.submit(spec.to_dict(), facts, name=spec.name, tags=spec.tags, idempotency_key=key)
+        return job_document(job)
 
 
 def open_store(settings: Settings) -> Store:

@@ -1,7 +1,7 @@
 """Tracing in the foreground: in this process, or watching a service do it."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,20 +16,21 @@ from engine.front import OBJECTIVES
 from storage.store import Store
 
 Points = Iterator[Mapping[str, Any]]
+Submit = Callable[[Backend], Document]
 
 
-def here(settings: Settings, body: Mapping[str, Any], as_json: bool) -> str:
-    """Trace a job in this process, through the same store and worker as the service's; its state at the end."""
+def here(settings: Settings, submit: Submit, as_json: bool) -> str:
+    """Submit a job and trace it in this process, through the service's store and worker; its state at the end."""
     logs.configure(logging.CRITICAL)
     with open_store(settings) as store:
         service = Service(store, allow_paths=True, poll_seconds=settings.poll_seconds)
-        job = service.submit(body)
+        job = submit(service)
         return _watched(service, job, _points(store, service, settings, job["id"]), as_json)
 
 
-def there(backend: Backend, body: Mapping[str, Any], as_json: bool) -> str:
+def there(backend: Backend, submit: Submit, as_json: bool) -> str:
     """Have a service trace a job; its state at the end. Ctrl-C cancels the job."""
-    job = backend.submit(body)
+    job = submit(backend)
     return _watched(backend, job, _followed(backend, job["id"]), as_json)
 
 

@@ -25,6 +25,7 @@ LABELS = {
     "seconds": "seconds of work",
     "index": "order of discovery",
     "sweep": "sweep",
+    "source": "refitted from point",
 }
 SHORT = {
     "n_nonzero": "nonzero",

@@ -25,7 +25,7 @@ from engine.errors import EngineError, InvalidData
 from engine.front import ParetoPoint, Waypoint
 from engine.spec import JobSpec, build
 from engine.tracers import Tracer
-from storage.errors import LeaseLost, StorageError
+from storage.errors import LeaseLost, NotFound, StorageError
 from storage.records import JobState, Lease
 from storage.store import Store
 
@@ -227,6 +227,8 @@ class Worker:
                 self._stop(lease, interrupted.wish)
             except EngineError as error:
                 self._fail(lease, str(error))
+            except NotFound as error:
+                self._fail(lease, f"{error}, which this job needs")
             except LeaseLost:
                 raise
             except Exception as error:
@@ -267,7 +269,7 @@ def worker_name() -> str:
 
 def _path(store: Store, lease: Lease) -> tuple[Tracer, Iterator[Waypoint]]:
     job = lease.job
-    experiment = build(JobSpec.from_dict(job.spec), store.upload_bytes)
+    experiment = build(JobSpec.from_dict(job.spec), store.upload_bytes, store.trail)
     if experiment.dataset.digest != job.facts["data_digest"]:
         raise InvalidData(f"the data {experiment.dataset.name!r} changed since the job was submitted")
     return experiment.tracer, experiment.tracer.trace(experiment.problem, store.trail(job.id))

@@ -6,7 +6,7 @@ Numbers (`ParetoPoint`) travel through storage, the API and plots; weights stay 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import moocore
 import numpy as np
@@ -134,6 +134,36 @@ class Waypoint:
     theta: Array
     buffers: Mapping[str, Array] = field(default_factory=dict)
     memory: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Trail(Sequence[Waypoint]):
+    """Waypoints in the order of their indices, as they stood when the trail was read; each loaded when asked for.
+
+    Parameters
+    ----------
+    points : tuple of ParetoPoint
+        The numbers, at hand without loading any weights.
+    load : callable
+        Reads the waypoint of a point's index.
+    """
+
+    def __init__(self, points: tuple[ParetoPoint, ...], load: Callable[[int], Waypoint]) -> None:
+        self.points = points
+        self._load = load
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @overload
+    def __getitem__(self, place: int) -> Waypoint: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Trail": ...
+
+    def __getitem__(self, place: int | slice) -> "Waypoint | Trail":
+        if isinstance(place, slice):
+            return Trail(self.points[place], self._load)
+        return self._load(self.points[place].index)
 
 
 def minimised(point: ParetoPoint, name: str) -> float:

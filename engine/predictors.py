@@ -5,15 +5,17 @@ The step is the fraction of the improved objective to shed: positive for a small
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engine.front import Waypoint
+from engine.front import Array, Waypoint
 from engine.problem import Problem, State
+from engine.registry import extend
 
 LARGEST_GROWTH = 1.6
 LARGEST_STRETCH = 1.5
@@ -127,12 +129,13 @@ class Secant(Predictor):
         return replace(guess, theta=torch.where(ahead * guess.theta > 0, ahead, 0.0))
 
 
-PREDICTORS: dict[str, type[Predictor]] = {
+PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "warm_start": WarmStart,
     "shrinkage": Shrinkage,
     "gradient": Gradient,
     "secant": Secant,
 }
+extend(PREDICTORS, "paretopath.predictors")
 
 
 def state(problem: Problem, waypoint: Waypoint) -> State:
@@ -143,8 +146,12 @@ def state(problem: Problem, waypoint: Waypoint) -> State:
         lam=waypoint.point.lam or 0.0,
         level=waypoint.point.penalty,
         buffers={name: torch.from_numpy(array.copy()).to(device) for name, array in waypoint.buffers.items()},
-        step=float(waypoint.memory["step"]) if "step" in waypoint.memory else None,
+        step=_known(waypoint.memory.get("step")),
     )
+
+
+def _known(step: Array | None) -> float | None:
+    return None if step is None or np.isnan(step) else float(step)
 
 
 def trade_off(trail: Sequence[Waypoint], step: float) -> tuple[float, float]:

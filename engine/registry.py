@@ -8,10 +8,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from operator import ge, gt, le, lt
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engine.errors import InvalidSpec, UnknownName
 
@@ -132,7 +132,21 @@ def _words(annotation: Any) -> str:
 def extend(registry: dict[str, Any], group: str) -> None:
     """Add the parts that installed packages offer under the entry point `group`."""
     for entry in entry_points(group=group):
-        registry.setdefault(entry.name, entry.load())
+        registry.setdefault(entry.name, _loaded(entry))
+
+
+def _loaded(entry: EntryPoint) -> Any:
+    """The part an entry point names; where it cannot be loaded, one that says so when it is used."""
+    try:
+        return entry.load()
+    except Exception as error:  # noqa: BLE001 - a stranger's package may raise anything, and must not stop the others
+        reason = f"{entry.name!r} of entry point {entry.value!r} could not be loaded: {error}"
+
+    def broken(*_: object) -> NoReturn:
+        raise InvalidSpec(reason)
+
+    broken.__doc__ = f"Not usable: {reason}."
+    return broken
 
 
 def _resolved(annotation: Any) -> Any:

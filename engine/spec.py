@@ -10,7 +10,7 @@ from torch import nn
 from engine.data import DATASETS, Dataset, is_path, load, settings
 from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
-from engine.front import Array, Waypoint
+from engine.front import Array, Trail, Waypoint
 from engine.losses import LOSSES, Criterion, NetworkLoss, layout
 from engine.networks import NETWORKS, resolve
 from engine.penalties import PENALTIES
@@ -18,7 +18,9 @@ from engine.problem import Problem
 from engine.registry import Parameter, checked_settings, lookup, parameters
 from engine.tracers import TRACERS, Budget, Tracer
 
-MOST_POINTS = 10_000
+Trails = Callable[[int], Trail]
+
+FEWEST_POINTS, MOST_POINTS = 2, 10_000
 MOST_WEIGHTS = 10**9
 
 
@@ -116,13 +118,15 @@ def shorthand(text: str) -> Part:
     return Part(name, {**_first_setting(name, bare), **params} if bare else params)
 
 
-def check(spec: JobSpec, uploads: Mapping[str, bytes]) -> dict[str, Any]:
+def check(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = None) -> dict[str, Any]:
     """Facts about a job that can be traced.
 
     Parameters
     ----------
     uploads : mapping of str to bytes
         Uploaded data sets by name.
+    trails : callable, optional
+        What another job has found, by its number, for methods that go on from there; no weights are loaded.
 
     Raises
     ------
@@ -137,6 +141,7 @@ def check(spec: JobSpec, uploads: Mapping[str, bytes]) -> dict[str, Any]:
     _check_fit(spec, module, dataset, n_outputs)
     _penalty(spec, module)
     _device(spec.device)
+    _follow(tracer, trails, module)
     return {
         "input_shape": list(dataset.input_shape),
         "n_outputs": n_outputs,
@@ -149,10 +154,11 @@ def check(spec: JobSpec, uploads: Mapping[str, bytes]) -> dict[str, Any]:
         "loss": name,
         "data_digest": dataset.digest,
         "expected": tracer.expected,
+        "follows": tracer.follows,
     }
 
 
-def build(spec: JobSpec, uploads: Mapping[str, bytes]) -> Experiment:
+def build(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = None) -> Experiment:
     """The problem and the tracer that a spec describes; raises as `check` does."""
     dataset = load(spec.data.name, spec.data.params, uploads)
     _, criterion = _criterion(spec, dataset)
@@ -160,8 +166,10 @@ def build(spec: JobSpec, uploads: Mapping[str, bytes]) -> Experiment:
     module = _network(spec, dataset.input_shape, n_outputs)
     _check_fit(spec, module, dataset, n_outputs)
     penalty = _penalty(spec, module)
+    tracer = _tracer(spec)
+    _follow(tracer, trails, module)
     loss = NetworkLoss(module, dataset, criterion, _device(spec.device))
-    return Experiment(Problem(loss, penalty), _tracer(spec), dataset)
+    return Experiment(Problem(loss, penalty), tracer, dataset)
 
 
 def rebuild(spec: JobSpec, facts: Mapping[str, Any], waypoint: Waypoint) -> nn.Module:
@@ -187,10 +195,23 @@ def _array(array: Array) -> Array:
 
 
 def _tracer(spec: JobSpec) -> Tracer:
-    if not 2 <= spec.points <= MOST_POINTS:
-        raise InvalidSpec(f"points {spec.points} is outside 2 to {MOST_POINTS:,}")
+    if not FEWEST_POINTS <= spec.points <= MOST_POINTS:
+        raise InvalidSpec(f"points {spec.points} is outside {FEWEST_POINTS} to {MOST_POINTS:,}")
     factory = lookup("method", TRACERS, spec.method.name)
     return factory(spec.points, spec.seed, spec.budget, **_settings("method", factory, spec.method))
+
+
+def _follow(tracer: Tracer, trails: Trails | None, module: nn.Module) -> None:
+    """Hand over what another job has found, where the method goes on from there."""
+    if tracer.follows is None:
+        return
+    if trails is None:
+        raise InvalidSpec(f"the networks of job {tracer.follows} are not at hand")
+    source = trails(tracer.follows)
+    tracer.follow(source)
+    here, there = sum(p.numel() for p in module.parameters()), source.points[0].n_params
+    if here != there:
+        raise InvalidSpec(f"the networks of job {tracer.follows} have {there:,} weights, this one has {here:,}")
 
 
 def _criterion(spec: JobSpec, dataset: Dataset) -> tuple[str, Criterion]:

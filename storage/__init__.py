@@ -13,7 +13,6 @@ from storage.errors import (
 )
 from storage.records import ENDED, Event, Job, JobState, Lease, Request, Upload, Wanted
 from storage.store import Store
-from storage.trail import Trail
 
 __all__ = [
     "ENDED",
@@ -31,7 +30,6 @@ __all__ = [
     "SchemaMismatch",
     "StorageError",
     "Store",
-    "Trail",
     "Unavailable",
     "Upload",
     "Wanted",

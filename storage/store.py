@@ -5,12 +5,11 @@ from typing import Any, Literal, Self
 
 from sqlalchemy import select
 
-from engine.front import Front, ParetoPoint, Waypoint
+from engine.front import Front, ParetoPoint, Trail, Waypoint
 from storage import events, jobs, leases, points, schema, uploads
 from storage.database import Database
 from storage.errors import NotFound
 from storage.records import Event, Job, JobState, Lease, Request, Upload, Wanted
-from storage.trail import Trail
 from storage.uploads import Files
 
 

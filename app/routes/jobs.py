@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 
 from app.documents import Document
 from app.routes.asking import AnExecutor, AService, AStore, JobId
-from app.schemas import LARGEST_INTEGER, JobIn
+from app.schemas import LARGEST_INTEGER, JobIn, RefitIn
 from storage.records import JobState, Request
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
@@ -19,11 +19,7 @@ def submit(
     body: JobIn, response: Response, service: AService, executor: AnExecutor, idempotency_key: Key = None
 ) -> Document:
     """Check a job and queue it; the same `Idempotency-Key` twice gives the same job."""
-    job = service.submit(body, idempotency_key)
-    response.headers["Location"] = f"/api/v1/jobs/{job['id']}"
-    if executor is not None:
-        executor.launch(job["id"])
-    return job
+    return _queued(service.submit(body, idempotency_key), response, executor)
 
 
 @router.get("")
@@ -63,10 +59,30 @@ def resume(job_id: JobId, service: AService, executor: AnExecutor) -> Document:
     return _requested(job_id, "resume", service, executor)
 
 
+@router.post("/{job_id}/refit", status_code=201)
+def refit(
+    job_id: JobId,
+    response: Response,
+    service: AService,
+    executor: AnExecutor,
+    body: Annotated[RefitIn | None, Body()] = None,
+    idempotency_key: Key = None,
+) -> Document:
+    """Queue a job that trains the nonzero weights of this job's networks without the penalty."""
+    return _queued(service.refit(job_id, body or RefitIn(), idempotency_key), response, executor)
+
+
 @router.delete("/{job_id}", status_code=204)
 def delete(job_id: JobId, store: AStore) -> None:
     """Delete the job, its points and all its weights."""
     store.delete(job_id)
+
+
+def _queued(job: Document, response: Response, executor: AnExecutor) -> Document:
+    response.headers["Location"] = f"/api/v1/jobs/{job['id']}"
+    if executor is not None:
+        executor.launch(job["id"])
+    return job
 
 
 def _requested(job_id: int, what: Request, service: AService, executor: AnExecutor) -> Document:

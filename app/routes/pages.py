@@ -16,7 +16,7 @@ from fastapi.templating import Jinja2Templates
 
 from app import wording
 from app.documents import progress
-from app.forms import Field, fields, typed
+from app.forms import Field, fields, stands_alone, typed
 from app.plots import CONFIG, THEMES, View, front_figure, layers_figure, sparkline
 from app.schemas import JobIn, described, settings_model
 from engine.front import Front, ParetoPoint
@@ -54,7 +54,7 @@ def jobs(request: Request, before: Annotated[int | None, Query(ge=1)] = None) ->
 def new(request: Request, like: Annotated[int | None, Query(alias="from", ge=1)] = None) -> Response:
     """The form, filled in like the job `from` or with a small first trace."""
     try:
-        spec = _store(request).job(like).spec if like is not None else FIRST_JOB
+        spec = _alone(_store(request).job(like).spec) if like is not None else FIRST_JOB
     except NotFound as error:
         return _missing(request, error)
     return _page(request, "new.html", here="new", spec=spec, **_form(_store(request), spec))
@@ -174,9 +174,17 @@ def _form(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _alone(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The spec with the usual method where its own goes on from another job."""
+    name = spec["method"]["name"] if "method" in spec else _default_part("method")
+    alone = name in {part["name"] for part in described("methods") if stands_alone(part["schema"])}
+    return spec if alone else {**spec, "method": {"name": _default_part("method"), "params": {}}}
+
+
 def _choices(store: Store, kind: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     chosen = spec.get(kind, {"name": _default_part(kind), "params": {}})
-    parts = [{**part, "fields": fields(part["schema"]), "uploaded": False} for part in described(PARTS[kind])]
+    known = [part for part in described(PARTS[kind]) if stands_alone(part["schema"])]
+    parts = [{**part, "fields": fields(part["schema"]), "uploaded": False} for part in known]
     parts += _uploaded(store.uploads()) if kind == "data" else []
     return [{**part, **_given(part["fields"], part["name"], chosen)} for part in parts]
 

@@ -110,7 +110,21 @@ document.addEventListener("click", (event) => {
   const wanted = event.target.dataset?.request;
   if (wanted) ask(event.target, wanted);
   if (event.target.id === "delete") by("confirm").showModal();
+  if (event.target.id === "refit") refit(event.target);
 });
+
+// The new job opens on what a refit improves: the loss over the number of nonzero weights.
+async function refit(button) {
+  button.disabled = true;
+  try {
+    const { id } = await (await call("POST", `${api}/refit`, { json: {} })).json();
+    location.href = `/jobs/${id}?x=n_nonzero`;
+  } catch (error) {
+    problem(error.message);
+  } finally {
+    button.disabled = false;
+  }
+}
 
 async function ask(button, wanted) {
   button.disabled = true;

@@ -10,6 +10,7 @@ from engine.correctors.base import Correction, Corrector, Hold, hold, passes
 from engine.problem import Problem, State
 
 BETAS = (0.9, 0.999)
+RECOVERY = 1.1
 
 
 @final
@@ -30,7 +31,7 @@ class AdaptiveProximal(Corrector):
     batch : int, optional
         Samples in a mini-batch; a size fit for the data if None.
     rate : float
-        Learning rate at the start.
+        Learning rate at the start; a shorter one that the guess brings along is kept and slowly raised again.
     decay : float
         Share of the learning rate that is left at the end of the last pass.
     floor : float
@@ -59,11 +60,12 @@ class AdaptiveProximal(Corrector):
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
-        theta = self._descend(problem, keep, theta, seed)
+        start = min(self._rate, RECOVERY * guess.step) if guess.step else self._rate
+        theta = self._descend(problem, keep, theta, start, seed)
         problem.loss.calibrate(theta)
-        return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers), False)
+        return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=start), False)
 
-    def _descend(self, problem: Problem, keep: Hold, theta: Tensor, seed: int) -> Tensor:
+    def _descend(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> Tensor:
         mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
         epochs = self._epochs or passes(problem.loss, self._batch, self._steps)
         batches = [b for e in range(epochs) for b in problem.loss.batches(seed + 7919 * e, self._batch)]
@@ -71,7 +73,7 @@ class AdaptiveProximal(Corrector):
             _, grad = problem.loss.value_and_grad(theta, batch)
             mean.lerp_(grad, 1 - BETAS[0])
             square.lerp_(grad.square(), 1 - BETAS[1])
-            rate = self._rate * (1 - (1 - self._decay) * (done - 1) / len(batches))
+            rate = start * (1 - (1 - self._decay) * (done - 1) / len(batches))
             metric = (square / (1 - BETAS[1] ** done)).sqrt().clamp_min(self._floor)
             step = rate / metric
             theta = keep(problem.penalty, theta - step * mean / (1 - BETAS[0] ** done), step)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from engine.registry import extend
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
-from engine.tracers.methods import continuation
+from engine.tracers.methods import continuation, refit
+from engine.tracers.refit import Refit
 
-TRACERS: dict[str, Callable[..., Tracer]] = {"continuation": continuation}
+TRACERS: dict[str, Callable[..., Tracer]] = {"continuation": continuation, "refit": refit}
 extend(TRACERS, "paretopath.methods")
 
-__all__ = ["TRACERS", "Budget", "Continuation", "Rules", "Tracer"]
+__all__ = ["TRACERS", "Budget", "Continuation", "Refit", "Rules", "Tracer"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.front import Array, Layer, ParetoPoint, Waypoint
+from engine.front import Array, Layer, ParetoPoint, Trail, Waypoint
 from engine.losses import Block
 from engine.problem import Problem, State
 
@@ -37,10 +37,27 @@ class Tracer(ABC):
         How many waypoints it will yield at most.
     ended : str
         Why the iteration ended, one sentence; empty before.
+    follows : int or None
+        Number of the job whose networks it needs; they are handed over by `follow` before it traces.
     """
 
     expected: int
     ended: str = ""
+    follows: int | None = None
+
+    def follow(self, source: Trail) -> None:  # noqa: B027 - most tracers follow no other job
+        """Take what the job `follows` has found; then `expected` is known.
+
+        Parameters
+        ----------
+        source : Trail
+            Its numbers are read at once, its weights one network at a time.
+
+        Raises
+        ------
+        InvalidSpec
+            If there is nothing in it to go on from.
+        """
 
     @abstractmethod
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:

@@ -5,7 +5,7 @@ Every decision follows from the trail, so a resumed trace goes on as if it had n
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -26,7 +26,7 @@ Known = tuple[Tensor, Tensor]
 
 EXPLORED_SHARE, DENSER_SHARE = 0.8, 0.6
 STALLED = 3
-RETRIES = 3
+RETRIES, SHORTENING = 4, 3
 FINAL_STEP = 0.2
 FINAL_TRIES = 12
 RESCUE_PASSES = 12
@@ -43,8 +43,8 @@ class Rules:
     points : int
         Places on the path, at least 2.
     sweeps : int
-        Passes along the path; the first founds the places, the others improve them, in turns towards lower loss
-        and towards higher sparsity.
+        Passes along the path: the first founds the places, the second mends those that another place dominates, and
+        further ones improve all, in turns towards lower loss and towards higher sparsity.
     end : float
         Sparsity at which the path ends, in (0, 1].
     floor : float
@@ -85,6 +85,19 @@ class _Found:
     def loss(self) -> float:
         return float(self.known[0])
 
+    def merit(self, lam: float, held: Held) -> float:
+        """What the corrector lowers; a loss that is no number has the worst."""
+        value = self.loss if held == "penalty" else self.loss + lam * self.penalty
+        return value if math.isfinite(value) else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class _By:
+    """A corrector, and what it holds still."""
+
+    corrector: Corrector
+    held: Held
+
 
 @final
 class Continuation(Tracer):
@@ -124,7 +137,7 @@ class Continuation(Tracer):
         self._predictor, self._corrector, self._anchor = predictor, corrector, anchor
         self._rules, self._seed, self._budget = rules, seed, budget or Budget()
         self._held: Held = held
-        self.expected = rules.points * rules.sweeps
+        self.expected = rules.points * max(1, rules.sweeps - 1)
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         slots, clock = Slots(trail), Clock(problem, trail)
@@ -143,11 +156,7 @@ class Continuation(Tracer):
         level = float(problem.penalty.value(theta))
         guess = State(theta, self._rules.strength, level, problem.loss.buffers)
         dense = self._rules.start == "dense"
-        found = (
-            self._dense(problem, guess)
-            if dense
-            else self._correct(problem, self._corrector, guess, None, self._draw(0, 0))
-        )
+        found = self._dense(problem, guess) if dense else self._correct(problem, guess, None, self._draw(0, 0))
         return self._waypoint(problem, clock, found, _Place(0, 0, 0), 0, 0)
 
     def _dense(self, problem: Problem, guess: State) -> _Found:
@@ -155,14 +164,15 @@ class Continuation(Tracer):
 
         Where the penalty still costs most of what was learnt, the strength is lowered.
         """
+        anchor = _By(self._anchor, "strength")
         fresh = float(problem.loss.value_and_grad(guess.theta)[0])
-        trained = self._correct(problem, self._anchor, replace(guess, lam=guess.lam * RELAXED), None, self._draw(0, 0))
+        trained = self._correct(problem, replace(guess, lam=guess.lam * RELAXED), None, self._draw(0, 0), anchor)
         lam = guess.lam
         while True:
             start = replace(trained.state, lam=lam)
-            found = self._correct(problem, self._anchor, start, None, self._draw(0, 1))
+            found = self._correct(problem, start, None, self._draw(0, 1), anchor)
             if found.loss <= (trained.loss + fresh) / 2 or lam <= guess.lam * RELAXED:
-                return found
+                return replace(found, state=replace(found.state, step=None))
             lam /= 10
 
     def _explore(self, problem: Problem, slots: Slots, clock: Clock, stage: int, direction: int) -> Iterator[Waypoint]:
@@ -187,7 +197,7 @@ class Continuation(Tracer):
 
     def _predicted(self, problem: Problem, branch: Sequence[Waypoint], step: float, draw: int) -> _Found:
         guess = self._predictor.predict(problem, branch, step, draw)
-        return self._correct(problem, self._corrector, guess, branch[-1].point.index, draw)
+        return self._correct(problem, guess, branch[-1].point.index, draw)
 
     def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], draw: int) -> _Found:
         """Step on until the network is as sparse as asked; the zero network where no other is."""
@@ -216,13 +226,15 @@ class Continuation(Tracer):
             yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index), index, 0))
 
     def _improve(self, problem: Problem, slots: Slots, clock: Clock, sweep: int, stage: int) -> Iterator[Waypoint]:
-        """Visit all places in order, towards lower loss in odd sweeps, and keep what is better than what was there."""
+        """Visit the places in order, towards lower loss in odd sweeps, and keep what is better than what was there."""
         order = slots.order()
         ordered = order if sweep % 2 else order[::-1]
         for place, slot in enumerate(ordered):
+            networks = slots.networks()
             if slots.passed(stage, place) or clock.exhausted(self._budget):
                 continue
-            networks = slots.networks()
+            if sweep == 1 and not _dominated(networks[slot], networks.values()):
+                continue
             here, around = networks[slot], [networks[s] for s in ordered[max(place - 1, 0) : place + 2]]
             goal = (here.point.penalty * NARROWING, here.point.lam or 0.0)
             others = [w for w in around if w.point.penalty > here.point.penalty]
@@ -244,19 +256,20 @@ class Continuation(Tracer):
         Stuck is a network no better than a start of less penalty: a saddle, or a step too long.
         """
         guess, parent = self._better(problem, starts, *goal)
-        found = self._correct(problem, self._corrector, guess, parent, draw)
+        found = self._correct(problem, guess, parent, draw)
         sparser = [w for w in starts if w.point.penalty < goal[0]]
         if self._held != "penalty" or not sparser or found.loss < min(w.point.loss for w in sparser):
             return found
         again = [self._better(problem, (w,), *goal) for w in others]
-        tried = [self._correct(problem, self._corrector, guess, parent, draw) for guess, parent in again]
+        tried = [self._correct(problem, guess, parent, draw) for guess, parent in again]
         return min([found, *tried, self._rescued(problem, sparser[0], guess)], key=lambda f: f.loss)
 
     def _rescued(self, problem: Problem, behind: Waypoint, guess: State) -> _Found:
         """What descends for certain from the sparser neighbour, whose weights lie within this place's penalty."""
         start = replace(state(problem, behind), level=guess.level, lam=guess.lam)
-        corrector = ProximalGradient("penalty", RESCUE_PASSES)
-        return self._correct(problem, corrector, start, behind.point.index, 0)
+        return self._correct(
+            problem, start, behind.point.index, 0, _By(ProximalGradient("penalty", RESCUE_PASSES), "penalty")
+        )
 
     def _better(
         self, problem: Problem, candidates: Sequence[Waypoint], level: float, lam: float
@@ -286,18 +299,17 @@ class Continuation(Tracer):
             return found.loss + lam * found.penalty < here.point.loss + lam * here.point.penalty
         return found.loss < here.point.loss and found.penalty <= here.point.penalty
 
-    def _correct(self, problem: Problem, corrector: Corrector, guess: State, parent: int | None, draw: int) -> _Found:
-        """Correct the guess; with ever shorter steps where the loss stops being a number."""
+    def _correct(self, problem: Problem, guess: State, parent: int | None, draw: int, by: _By | None = None) -> _Found:
+        """Correct the guess, with ever shorter steps as long as that only makes it worse."""
+        by = by or _By(self._corrector, self._held)
+        tried = [self._measured(problem, _feasible(problem, guess, by.held), parent)]
         for attempt in range(RETRIES + 1):
-            correction = corrector.correct(problem, guess, draw + attempt)
-            found = self._measured(problem, correction.state, parent)
-            if math.isfinite(found.loss):
-                return found
-            guess = replace(guess, step=(guess.step or 1.0) / 10)
-        raise Diverged(
-            f"The loss became {found.loss} at a penalty of about {guess.level:.6g}, also with steps 1,000 times "
-            "shorter; check the data's scale, or lower the method's 'rate'."
-        )
+            correction = by.corrector.correct(problem, guess, draw + attempt)
+            tried.append(self._measured(problem, correction.state, parent))
+            if tried[-1].merit(guess.lam, by.held) <= tried[0].merit(guess.lam, by.held) < math.inf:
+                return tried[-1]
+            guess = replace(guess, step=(correction.state.step or 1.0) / SHORTENING)
+        return _least_bad(tried, guess, by.held)
 
     def _measured(self, problem: Problem, at: State, parent: int | None) -> _Found:
         problem.loss.load_buffers(at.buffers)
@@ -308,7 +320,7 @@ class Continuation(Tracer):
         self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
     ) -> Waypoint:
         lam = found.state.lam if self._held == "strength" or index == 0 else None
-        memory = {"stage": place.stage, "place": place.place, "slot": place.slot, "step": found.state.step or 1.0}
+        memory = {"stage": place.stage, "place": place.place, "slot": place.slot, "step": found.state.step or math.nan}
         waypoint = measured(problem, clock, found.state, lam, found.known)
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
@@ -340,15 +352,36 @@ class Continuation(Tracer):
 
     def _reached(self, slots: Slots) -> str:
         sparsest = slots.networks()[slots.order()[0]].point
-        return (
-            f"The path of {len(slots.networks())} points was swept {self._rules.sweeps} times, "
-            f"to a sparsity of {sparsest.sparsity:.4g}."
-        )
+        return f"The path has {len(slots.networks())} points, down to a sparsity of {sparsest.sparsity:.4g}."
 
     def _draw(self, stage: int, place: int) -> int:
         """A seed of its own for every place of every stage."""
         digest = hashlib.sha256(f"{self._seed}/{stage}/{place}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+
+def _feasible(problem: Problem, guess: State, held: Held) -> State:
+    """The guess with its penalty no larger than what is held."""
+    if held != "penalty":
+        return guess
+    return replace(guess, theta=problem.penalty.project(guess.theta, guess.level)[0])
+
+
+def _least_bad(tried: Sequence[_Found], guess: State, held: Held) -> _Found:
+    """The best of what was tried where no correction improved on the guess, the guess included."""
+    finite = [found for found in tried if math.isfinite(found.loss)]
+    if not finite:
+        raise Diverged(
+            f"The loss became {tried[-1].loss} at a penalty of about {guess.level:.6g}, also with steps "
+            f"{SHORTENING**RETRIES} times shorter; check the data's scale, or lower the method's 'rate'."
+        )
+    return min(finite, key=lambda found: found.merit(guess.lam, held))
+
+
+def _dominated(here: Waypoint, others: Iterable[Waypoint]) -> bool:
+    return any(
+        w.point.penalty <= here.point.penalty and w.point.loss <= here.point.loss for w in others if w is not here
+    )
 
 
 def _middle(sparser: Waypoint, denser: Waypoint) -> tuple[float, float]:

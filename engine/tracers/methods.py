@@ -18,14 +18,16 @@ from engine.predictors import PREDICTORS
 from engine.registry import OneOf, lookup
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
+from engine.tracers.refit import Refit, Selection
 
 Kind = Literal["accelerated", "adaptive", "multiobjective", "proximal_gradient"]
 Choice = Literal["penalty", "strength"]
 Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
-STEPS, ANCHOR_STEPS = 27, 180
+STEPS, ANCHOR_STEPS = 54, 180
 ANCHOR_RATE = 3e-3
+REFIT_STEPS = 180
 EXACT_PASSES = 1000
 
 
@@ -61,9 +63,10 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     epochs : int
-        Passes over the training data per correction; three by default, more where there are fewer than 1,000 samples.
+        Passes over the training data per correction; six by default, more where there are fewer than 1,000 samples.
     sweeps : int
-        Passes along the path; the first finds the points, the others improve them in turns from both ends.
+        Passes along the path: the first finds the points, the second mends those that others dominate, further ones
+        improve all of them in turns from both ends.
     end : float
         Sparsity at which the path ends; 1 is the zero network.
     start : str
@@ -102,6 +105,45 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         budget,
         "nothing" if corrector == "multiobjective" else held,
     )
+
+
+def refit(  # noqa: PLR0913 - every argument is a setting of the user's
+    points: int,
+    seed: int,
+    budget: Budget,
+    *,
+    job: Count,
+    epochs: Count | None = None,
+    corrector: Literal["adaptive", "proximal_gradient"] = "adaptive",
+    rate: Annotated[float, Gt(0)] | None = None,
+    batch: Count | None = None,
+    tolerance: Annotated[float, Gt(0)] = 1e-6,
+    dominated: bool = False,
+) -> Tracer:
+    """Train the nonzero weights of another job's networks without the penalty, the zeros stay zero.
+
+    Parameters
+    ----------
+    job : int
+        Number of the job whose networks are refitted; network and data must be its own.
+    epochs : int
+        Passes over the training data per network; twenty by default, more where there are fewer than 1,000 samples.
+    corrector : str
+        Steps in Adam's metric, or exact steps on all data.
+    rate : float
+        Adam's learning rate; 0.01 by default.
+    batch : int
+        Samples in a mini-batch; chosen from the data by default.
+    tolerance : float
+        Where exact steps stop, relative to the gradient.
+    dominated : bool
+        Refit those networks too that another beats in both nonzero weights and training loss.
+    """
+    if points < 2:
+        raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
+
+    steps = _Steps(REFIT_STEPS, batch, rate, "exact", tolerance)
+    return Refit(Selection(job, points, dominated), _corrector(corrector, "strength", epochs, steps), seed, budget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,19 @@ def test_a_network_is_picked_by_what_it_must_fulfil(watched: Watched, traced: st
     expect(page.locator("#pick-answer")).to_have_text(re.compile(r"Picked point \d+\."))
 
 
+def test_a_finished_job_is_refitted_by_a_button(watched: Watched, traced: str) -> None:
+    page = watched.open(traced)
+    page.get_by_role("button", name="Refit").click()
+    expect(page).to_have_url(re.compile(r"/jobs/\d+\?x=n_nonzero"), timeout=PATIENCE)
+    expect(page.get_by_role("heading", level=1)).to_have_text("refit of ready")
+    expect(page.locator("#status .badge")).to_have_text("completed", timeout=PATIENCE)
+    expect(page.locator("#plot .scatterlayer .point").nth(2)).to_be_visible()
+    expect(page.locator("#plot .xtitle")).to_contain_text("nonzero weights")
+    page.locator("#pick-0").click()
+    expect(page.locator("#details dl")).to_contain_text("refitted from point")
+    assert fits(page)
+
+
 def test_what_cannot_work_is_said_beside_the_form(context: BrowserContext, service: str) -> None:
     page = Watched(context.new_page(), service).open("/jobs/new")
     page.get_by_label("Hidden").fill("many")

@@ -168,6 +168,8 @@ def test_the_same_commands_work_through_a_running_service(
     assert "completed" in run("jobs").stdout
     run("export", "1", "0", "-o", str(tmp_path / "net.safetensors"))
     assert "compare" in run("--help").stdout
+    refitted: dict[str, Any] = json.loads(run("refit", "1", "--epochs", "1", "--json").stdout)
+    assert refitted == httpx2.get(f"{served}/api/v1/jobs/2/front").json()
     assert json.loads(run("compare", "1", "--json").stdout)["fronts"]
     (tmp_path / "mine.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(30)))
     run("datasets", "add", str(tmp_path / "mine.csv"))

@@ -6,7 +6,7 @@ import pytest
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, Field
 
-from app.forms import fields, typed
+from app.forms import fields, stands_alone, typed
 
 
 class Nested(BaseModel):
@@ -69,3 +69,12 @@ def test_choices_are_listed() -> None:
 )
 def test_values_are_typed_as_a_person_would(value: object, said: str) -> None:
     assert typed(value) == said
+
+
+def test_settings_that_need_another_job_do_not_stand_alone() -> None:
+    class Follower(BaseModel):
+        job: int
+        rate: float = 1.0
+
+    assert stands_alone(Settings.model_json_schema())
+    assert not stands_alone(Follower.model_json_schema())

@@ -14,6 +14,7 @@ from engine.front import Front, Waypoint
 from engine.losses import LeastSquares
 from engine.penalties import L1
 from engine.problem import Problem
+from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
 from engine.tracers.methods import continuation
 from tests.engine import problems
@@ -44,7 +45,7 @@ def same(a: Waypoint, b: Waypoint) -> bool:
     """Equal to the bit, wall time apart."""
     numbers = [{k: v for k, v in w.point.to_dict().items() if k != "seconds"} for w in (a, b)]
     arrays = [[w.theta, *w.buffers.values(), *w.memory.values()] for w in (a, b)]
-    return numbers[0] == numbers[1] and all(np.array_equal(x, y) for x, y in zip(*arrays, strict=True))
+    return numbers[0] == numbers[1] and all(np.array_equal(x, y, equal_nan=True) for x, y in zip(*arrays, strict=True))
 
 
 class TestContract:
@@ -52,7 +53,7 @@ class TestContract:
         points = [w.point for w in tracer(name).trace(problems.digits_network())]
         assert [p.index for p in points] == list(range(len(points)))
         assert all(p.parent is None or p.parent < p.index for p in points)
-        assert 2 <= len(points) <= tracer(name).expected
+        assert 2 <= len(points) <= 8 * SETTINGS[name].get("sweeps", 2)
 
     def test_numbers_are_those_of_the_stored_weights(self, name: str) -> None:
         problem = problems.norm_network()
@@ -80,7 +81,7 @@ class TestContract:
         found = tracer(name, 4)
         assert found.ended == ""
         list(found.trace(problems.digits_network()))
-        assert "swept" in found.ended
+        assert "sparsity" in found.ended
 
     def test_effort_and_seconds_only_grow(self, name: str) -> None:
         points = [w.point for w in tracer(name).trace(problems.digits_network())]
@@ -155,7 +156,7 @@ def test_a_budget_ends_the_trace_and_says_so(budget: Budget, word: str) -> None:
 
 
 class NotANumber(nn.Module):
-    """Answers NaN from the fourth evaluation in training mode on."""
+    """Answers NaN after 400 evaluations in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,8 +178,9 @@ def test_a_loss_that_is_no_number_ends_with_the_reason_and_keeps_the_points() ->
 
 def test_one_point_is_no_path() -> None:
     for factory in TRACERS.values():
+        needed = {p.name: 1 for p in parameters(factory) if p.required}
         with pytest.raises(InvalidSpec, match="1 point"):
-            factory(1, 0, Budget())
+            factory(1, 0, Budget(), **needed)
 
 
 def test_different_seeds_give_different_networks() -> None:

@@ -1,0 +1,276 @@
+"""Refitting: the support stays bit for bit, the loss falls to the least there is on it, resumed as if never stopped."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from engine.correctors import ProximalGradient
+from engine.errors import InvalidSpec
+from engine.front import Front, Trail, Waypoint
+from engine.losses import LeastSquares
+from engine.penalties import L1
+from engine.problem import Problem
+from engine.spec import JobSpec, Part, build, check
+from engine.tracers import Budget, Refit, Tracer
+from engine.tracers.methods import continuation, refit
+from engine.tracers.refit import Selection
+from tests.engine import problems
+from tests.engine.test_tracers import same
+
+EXACT = {"corrector": "proximal_gradient", "epochs": 30_000, "tolerance": 1e-9}
+SETTINGS = {"default": {"epochs": 3}, "exact": {"corrector": "proximal_gradient", "epochs": 40}}
+
+
+def trail_of(waypoints: Sequence[Waypoint]) -> Trail:
+    return Trail(tuple(w.point for w in waypoints), lambda index: waypoints[index])
+
+
+def following(source: Sequence[Waypoint], points: int = 100, seed: int = 0, **settings: object) -> Tracer:
+    found = refit(points, seed, Budget(), job=1, **settings)
+    found.follow(trail_of(source))
+    return found
+
+
+def zeros(waypoint: Waypoint) -> bytes:
+    return (waypoint.theta == 0).tobytes()
+
+
+@pytest.fixture(scope="module")
+def traced() -> list[Waypoint]:
+    """A network's path."""
+    return list(continuation(8, 0, Budget(), epochs=2, anchor_epochs=10).trace(problems.digits_network()))
+
+
+@pytest.fixture(scope="module")
+def normed() -> list[Waypoint]:
+    """The path of a network with batch norm."""
+    return list(continuation(5, 0, Budget(), epochs=2, anchor_epochs=10).trace(problems.norm_network()))
+
+
+@pytest.fixture(params=SETTINGS)
+def settings(request: pytest.FixtureRequest) -> dict[str, object]:
+    return SETTINGS[request.param]
+
+
+# What is refitted
+
+
+def test_the_networks_no_other_beats_are_refitted_from_sparse_to_dense(traced: list[Waypoint]) -> None:
+    found = following(traced, epochs=1)
+    points = [w.point for w in found.trace(problems.digits_network())]
+    wanted = Front(trail_of(traced).points).non_dominated(("n_nonzero", "loss"))
+    assert [int(p.metrics["source"]) for p in points] == [p.index for p in wanted]
+    assert [p.index for p in points] == list(range(found.expected))
+    assert all(a.n_nonzero < b.n_nonzero for a, b in pairwise(points))
+    assert all(p.parent is None and p.lam is None and p.residual is None for p in points)
+    assert found.ended == f"The {len(points)} networks of job 1 were refitted, their zeros kept."
+
+
+def test_all_networks_are_refitted_when_asked(traced: list[Waypoint]) -> None:
+    found = following(traced, epochs=1, dominated=True)
+    sources = [w.point.metrics["source"] for w in found.trace(problems.digits_network())]
+    assert sorted(sources) == list(range(len(traced)))
+
+
+def test_of_too_many_networks_both_ends_are_kept(traced: list[Waypoint]) -> None:
+    points = trail_of(traced).points
+    every, few = Selection(1, 1000).of(points), Selection(1, 3).of(points)
+    assert len(few) == 3
+    assert (few[0], few[-1]) == (every[0], every[-1])
+
+
+def test_weights_are_loaded_one_network_at_a_time(traced: list[Waypoint]) -> None:
+    loaded: list[int] = []
+    found = refit(100, 0, Budget(), job=1, epochs=1)
+    found.follow(Trail(trail_of(traced).points, lambda index: loaded.append(index) or traced[index]))
+    assert loaded == []
+    path = found.trace(problems.digits_network())
+    for count in (1, 2):
+        next(path)
+        assert len(loaded) == count
+
+
+def test_a_job_without_points_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="job 1 has no points"):
+        following([])
+
+
+# What every refit keeps
+
+
+def test_the_support_stays_bit_for_bit(traced: list[Waypoint], settings: dict[str, object]) -> None:
+    for waypoint in following(traced, **settings).trace(problems.digits_network()):
+        source = traced[int(waypoint.point.metrics["source"])]
+        assert zeros(waypoint) == zeros(source)
+        assert not np.signbit(waypoint.theta[waypoint.theta == 0]).any()
+        assert waypoint.point.n_nonzero == source.point.n_nonzero
+        assert waypoint.point.layers == source.point.layers
+
+
+def test_the_loss_is_never_larger_and_falls(traced: list[Waypoint], settings: dict[str, object]) -> None:
+    pairs = [
+        (w.point.loss, traced[int(w.point.metrics["source"])].point.loss)
+        for w in following(traced, **settings).trace(problems.digits_network())
+    ]
+    assert all(after <= before for after, before in pairs)
+    assert sum(after < 0.9 * before for after, before in pairs) > len(pairs) / 2
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e30])
+def test_a_refit_that_fails_leaves_the_source_s_weights(traced: list[Waypoint], rate: float) -> None:
+    for waypoint in following(traced, epochs=1, rate=rate, points=3).trace(problems.digits_network()):
+        source = traced[int(waypoint.point.metrics["source"])]
+        assert math.isfinite(waypoint.point.loss)
+        assert waypoint.theta.tobytes() == source.theta.tobytes()
+        assert (waypoint.point.loss, waypoint.point.metrics["l1"]) == (source.point.loss, source.point.metrics["l1"])
+
+
+@pytest.mark.parametrize("penalised", ["l1", "group"])
+def test_numbers_are_those_of_the_stored_weights(normed: list[Waypoint], penalised: str) -> None:
+    problem = problems.norm_network()
+    if penalised == "group":
+        problem = Problem(problem.loss, problems.GroupL2(problem.loss.layout))
+    for waypoint in following(normed, epochs=2).trace(problem):
+        theta, point = torch.from_numpy(waypoint.theta), waypoint.point
+        problem.loss.load_buffers({k: torch.from_numpy(v) for k, v in waypoint.buffers.items()})
+        assert point.loss == float(problem.loss.value_and_grad(theta)[0])
+        assert point.penalty == float(problem.penalty.value(theta))
+        assert point.metrics["l1"] == float(theta.abs().sum())
+        assert point.metrics["train_accuracy"] == problem.loss.metrics(theta)["train_accuracy"]
+
+
+def test_batch_norm_statistics_are_those_of_the_new_weights(normed: list[Waypoint]) -> None:
+    problem = problems.norm_network()
+    found = list(following(normed, epochs=2).trace(problem))
+    improved = [w for w in found if w.point.loss < normed[int(w.point.metrics["source"])].point.loss]
+    assert len(improved) >= 3
+    for waypoint in improved:
+        problem.loss.calibrate(torch.from_numpy(waypoint.theta))
+        for name, buffer in problem.loss.buffers.items():
+            np.testing.assert_array_equal(waypoint.buffers[name], buffer.numpy())
+
+
+def test_effort_and_seconds_only_grow(traced: list[Waypoint], settings: dict[str, object]) -> None:
+    points = [w.point for w in following(traced, **settings).trace(problems.digits_network())]
+    assert all(a.effort < b.effort and a.seconds < b.seconds for a, b in pairwise(points))
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_resumed_is_as_if_never_stopped(traced: list[Waypoint], settings: dict[str, object], stop: int) -> None:
+    whole = list(following(traced, **settings).trace(problems.digits_network()))
+    begun = list(islice(following(traced, **settings).trace(problems.digits_network()), stop))
+    rest = list(following(traced, **settings).trace(problems.digits_network(), begun))
+    assert len(begun) + len(rest) == len(whole) > 4
+    assert all(same(a, b) for a, b in zip(whole, [*begun, *rest], strict=True))
+
+
+def test_resumes_with_batch_norm_statistics(normed: list[Waypoint]) -> None:
+    whole = list(following(normed, epochs=2).trace(problems.norm_network()))
+    rest = list(following(normed, epochs=2).trace(problems.norm_network(), whole[:2]))
+    assert all(same(a, b) for a, b in zip(whole[2:], rest, strict=True))
+
+
+def test_a_source_that_grew_is_refitted_without_repeating(traced: list[Waypoint]) -> None:
+    begun = list(following(traced[:5], epochs=1).trace(problems.digits_network()))
+    rest = list(following(traced, epochs=1).trace(problems.digits_network(), begun))
+    sources = [w.point.metrics["source"] for w in [*begun, *rest]]
+    assert rest
+    assert len(set(sources)) == len(sources)
+    assert [w.point.index for w in [*begun, *rest]] == list(range(len(sources)))
+
+
+def test_a_budget_ends_it_and_says_so(traced: list[Waypoint]) -> None:
+    found = refit(100, 0, Budget(epochs=5), job=1, epochs=2)
+    found.follow(trail_of(traced))
+    assert 1 <= len(list(found.trace(problems.digits_network()))) < found.expected
+    assert "5 epochs" in found.ended
+
+
+def test_seeds_decide_and_a_refit_can_be_refitted(traced: list[Waypoint]) -> None:
+    first, second = (list(following(traced, 3, s, epochs=1).trace(problems.digits_network())) for s in (0, 1))
+    assert not np.array_equal(first[-1].theta, second[-1].theta)
+    again = list(following(first, epochs=1).trace(problems.digits_network()))
+    assert [zeros(w) for w in again] == [zeros(first[int(w.point.metrics["source"])]) for w in again]
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize("data", [problems.diabetes, problems.wide])
+def test_a_refitted_lasso_is_ordinary_least_squares_on_its_support(data) -> None:
+    lasso = data()
+    exact = {"corrector": "proximal_gradient", "epochs": 3000, "anchor_epochs": 3000, "tolerance": 1e-9}
+    path = list(continuation(8, 0, Budget(), sweeps=1, strength=0.05, **exact).trace(lasso.problem))
+    shrunk = 0
+    for waypoint in following(path, dominated=True, **EXACT).trace(lasso.problem):
+        support, before = waypoint.theta != 0, path[int(waypoint.point.metrics["source"])].theta
+        expected = np.linalg.lstsq(lasso.X[:, support], lasso.y, rcond=None)[0]
+        atol = 1e-5 * np.abs(expected).max(initial=0)
+        np.testing.assert_allclose(waypoint.theta[support], expected, rtol=0, atol=atol)
+        np.testing.assert_array_equal(support, before != 0)
+        shrunk += np.abs(before).sum() < 0.99 * np.abs(expected).sum()
+    assert shrunk >= 4
+
+
+def test_in_an_orthonormal_design_soft_thresholding_becomes_hard() -> None:
+    rng = np.random.default_rng(0)
+    X = math.sqrt(40) * np.linalg.qr(rng.normal(size=(40, 12)))[0]
+    y = X @ (3 * rng.normal(size=12)) + rng.normal(size=40)
+    loss = LeastSquares(torch.tensor(X), torch.tensor(y))
+    problem, z = Problem(loss, L1(loss.layout)), X.T @ y / 40
+    levels = np.sort(np.abs(z))[[3, 6, 9]] * (1 + 1e-3)
+    soft = [np.sign(z) * np.maximum(np.abs(z) - lam, 0) for lam in levels]
+    like = next(iter(continuation(2, 0, Budget(), **EXACT, anchor_epochs=10).trace(problem)))
+    lasso = [
+        replace(like, theta=theta, point=replace(like.point, index=i, n_nonzero=int((theta != 0).sum())))
+        for i, theta in enumerate(soft)
+    ]
+    for waypoint in following(lasso, dominated=True, **EXACT).trace(problem):
+        lam = levels[int(waypoint.point.metrics["source"])]
+        np.testing.assert_allclose(waypoint.theta, np.where(np.abs(z) > lam, z, 0), rtol=0, atol=1e-9)
+
+
+def test_a_network_of_zeros_stays_one() -> None:
+    problem = problems.diabetes().problem
+    like = next(iter(continuation(2, 0, Budget(), **EXACT, anchor_epochs=10).trace(problem)))
+    tracer = Refit(Selection(1, 2), ProximalGradient())
+    tracer.follow(trail_of([replace(like, theta=np.zeros_like(like.theta))]))
+    (waypoint,) = tracer.trace(problem)
+    assert (waypoint.point.n_nonzero, waypoint.point.penalty) == (0, 0.0)
+
+
+# As a job
+
+
+def job(**changes: object) -> JobSpec:
+    spec = JobSpec(Part("mlp", {"hidden": [6]}), Part("digits", {"limit": 200}), points=3)
+    small = Part("continuation", {"epochs": 1, "anchor_epochs": 2, "sweeps": 1})
+    return replace(spec, **{"method": small, **changes})
+
+
+def test_a_job_s_networks_are_refitted_by_number() -> None:
+    source = build(job(), {})
+    path = trail_of(list(source.tracer.trace(source.problem)))
+    again = job(method=Part("refit", {"job": 7, "epochs": 1}), points=50)
+    facts = check(again, {}, {7: path}.__getitem__)
+    experiment = build(again, {}, {7: path}.__getitem__)
+    assert (facts["follows"], facts["expected"]) == (7, len(list(experiment.tracer.trace(experiment.problem))))
+    assert check(job(), {})["follows"] is None
+
+
+def test_networks_that_are_not_at_hand_or_do_not_fit_are_refused(traced: list[Waypoint]) -> None:
+    spec = job(method=Part("refit", {"job": 7}))
+    with pytest.raises(InvalidSpec, match="networks of job 7 are not at hand"):
+        check(spec, {})
+    with pytest.raises(InvalidSpec, match="networks of job 7 have 610 weights, this one has 460"):
+        build(spec, {}, lambda _: trail_of(traced))
+    with pytest.raises(InvalidSpec, match="needs the setting 'job'"):
+        check(job(method=Part("refit")), {})
