@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -268,6 +269,26 @@ def migrate(database_url: Database = None) -> None:
         store.migrate()
         store.check_schema()
     terminal.say("the database has this version's tables")
+
+
+@app.command()
+def bench(
+    network: Annotated[str, typer.Option("--network", "-n", help="Such as mlp:20,20.")] = "mlp:32",
+    data: Annotated[str, typer.Option("--data", "-d", help="A name or a file.")] = "digits",
+    points: Annotated[int, typer.Option(help="Networks wanted on each front.")] = 40,
+    seeds: Annotated[int, typer.Option(help="Runs of each rival.")] = 3,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Compare the continuation with what you could run instead (in a checkout)."""
+    from importlib.util import find_spec
+
+    from app.errors import Lacking
+
+    if find_spec("benchmarks") is None:
+        raise Lacking("the benchmarks come with the source code, not with the package; run this in a checkout")
+    given = {"network": network, "data": data, "points": points, "seeds": seeds, "threads": threads}
+    options = [f"--{name}={value}" for name, value in given.items()]
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *options], check=False).returncode)
 
 
 @datasets_app.command()

@@ -57,7 +57,7 @@ def _figures(run: Run, reference: tuple[float, float], passes: float, seconds: f
     return {
         "points": len(front),
         "hypervolume": type(front)(tuple(inside)).hypervolume(reference) / (reference[0] * reference[1]),
-        "widest gap / median": float(gaps.max() / np.median(gaps)),
+        "widest gap / median": float(gaps.max() / np.median(gaps)) if len(gaps) else float("nan"),
         "passes / dense": run.cost.passes / passes,
         "seconds / dense": run.cost.seconds / seconds,
         **{f"accuracy at {s:.0%}": a for s, a in zip(SPARSITIES, accuracy_at(front, SPARSITIES), strict=True)},

@@ -19,7 +19,7 @@ from app.__main__ import app
 from app.service import open_store
 from engine.data import Dataset, load
 from engine.front import Front, ParetoPoint
-from engine.spec import JobSpec, rebuild
+from engine.spec import JobSpec, build, rebuild, shorthand
 from storage import Store
 from tests.app.conftest import browse, settings_in
 
@@ -94,6 +94,21 @@ def test_one_command_covers_the_whole_range_evenly(document: dict[str, Any], dat
     assert gaps.max() <= 3 * np.median(gaps)
     chosen = max(found, key=lambda p: p.metrics["validation_accuracy"])
     assert chosen.metrics["test_accuracy"] >= dense_accuracy(data) - 0.01
+
+
+def test_the_papers_iris_network_is_traced_from_its_sparse_start_in_both_directions() -> None:
+    spec = JobSpec(
+        shorthand("mlp:4,4,activation=tanh,start=identity"),
+        shorthand("iris:split=paper,validation=0"),
+        method=shorthand("continuation:start=network,corrector=accelerated"),
+    )
+    experiment = build(spec, {})
+    found = Front(tuple(w.point for w in experiment.tracer.trace(experiment.problem))).non_dominated()
+    gaps = np.diff(np.log([p.penalty for p in found if p.penalty > 0]))
+    assert len(found) == 40
+    assert found.points[0].n_nonzero == 0
+    assert gaps.max() <= 3 * np.median(gaps)
+    assert max(p.metrics["test_accuracy"] for p in found) >= 0.92
 
 
 def test_the_service_returns_what_the_command_printed(document: dict[str, Any], client: TestClient) -> None:

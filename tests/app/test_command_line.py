@@ -177,3 +177,11 @@ def test_the_same_commands_work_through_a_running_service(
     refused = run("trace", "-n", "mpl", "-d", "iris", code=2)
     assert "'mpl'" in refused.stderr
     assert "'/x.npz'" in run("trace", "-n", "mlp", "-d", "/x.npz", code=2).stderr
+
+
+@pytest.mark.slow
+def test_bench_prints_both_rivals_beside_the_dense_training() -> None:
+    command = [sys.executable, "-m", "app", "bench", "-n", "mlp:4", "-d", "iris", "--points", "4", "--seeds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for words in ("dense training", "paretopath", "lambda grid", "passes / dense", "accuracy at 90%"):
+        assert words in done.stdout
