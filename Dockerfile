@@ -3,8 +3,8 @@ FROM python:3.11-slim AS build
 
 ARG TORCH_BACKEND=cpu
 ENV UV_NO_CACHE=1
-RUN pip install --no-cache-dir uv && python -m venv /opt/paretopath
-ENV VIRTUAL_ENV=/opt/paretopath
+RUN pip install --no-cache-dir uv && python -m venv /srv/paretopath
+ENV VIRTUAL_ENV=/srv/paretopath
 WORKDIR /src
 
 COPY pyproject.toml constraints.txt ./
@@ -18,8 +18,8 @@ RUN uv pip install --no-deps .
 FROM python:3.11-slim
 
 RUN useradd --uid 10001 --create-home paretopath && install -d -o paretopath -g paretopath /data
-COPY --from=build /opt/paretopath /opt/paretopath
-ENV PATH=/opt/paretopath/bin:$PATH \
+COPY --from=build /srv/paretopath /srv/paretopath
+ENV PATH=/srv/paretopath/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PARETOPATH_HOST=0.0.0.0 \
     PARETOPATH_PORT=8000 \

@@ -5,8 +5,8 @@ Every decision follows from the trail, so a resumed trace goes on as if it had n
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -26,6 +26,7 @@ Known = tuple[Tensor, Tensor]
 
 EXPLORED_SHARE, DENSER_SHARE = 0.8, 0.6
 STALLED = 3
+MOST_TRIES = 2
 RETRIES, SHORTENING = 4, 3
 FINAL_STEP = 0.2
 FINAL_TRIES = 12
@@ -43,8 +44,8 @@ class Rules:
     points : int
         Places on the path, at least 2.
     sweeps : int
-        Passes along the path: the first founds the places, the second mends those that another place dominates, and
-        further ones improve all, in turns towards lower loss and towards higher sparsity.
+        Passes along the path: the first founds the places, further ones improve them all, in turns towards lower loss
+        and towards higher sparsity.
     end : float
         Sparsity at which the path ends, in (0, 1].
     floor : float
@@ -56,7 +57,7 @@ class Rules:
     """
 
     points: int = 40
-    sweeps: int = 2
+    sweeps: int = 1
     end: float = 0.99
     floor: float = 0.01
     start: Literal["dense", "network"] = "dense"
@@ -70,6 +71,7 @@ class _Place:
     stage: int
     place: int
     slot: int
+    gap: tuple[int, int] = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Continuation(Tracer):
         self._predictor, self._corrector, self._anchor = predictor, corrector, anchor
         self._rules, self._seed, self._budget = rules, seed, budget or Budget()
         self._held: Held = held
-        self.expected = rules.points * max(1, rules.sweeps - 1)
+        self.expected = rules.points * rules.sweeps
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         slots, clock = Slots(trail), Clock(problem, trail)
@@ -216,14 +218,14 @@ class Continuation(Tracer):
         return self._measured(problem, replace(found.state, theta=theta, level=0.0), found.parent)
 
     def _fill(self, problem: Problem, slots: Slots, clock: Clock, stage: int) -> Iterator[Waypoint]:
-        """Found places in the middle of the widest gaps until there are as many as asked."""
-        while len(slots.networks()) < self._rules.points and not clock.exhausted(self._budget):
-            gap = slots.widest_gap()
-            if gap is None or slots.passed(stage + 1, 0):
+        """Found places in the middle of the front's widest gaps until it has as many points as asked."""
+        while not slots.passed(stage + 1, 0) and not clock.exhausted(self._budget):
+            gap, index = slots.widest_gap(), len(slots.trail)
+            if gap is None or len(slots.front()) >= self._rules.points or index >= MOST_TRIES * self._rules.points:
                 return
-            index = len(slots.trail)
-            found = self._between(problem, gap, (gap[1],), _middle(*gap), self._draw(stage, index))
-            yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index), index, 0))
+            found = self._between(problem, gap[1:], gap[:1], _middle(*gap), self._draw(stage, index))
+            ends = (gap[0].point.index, gap[1].point.index)
+            yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index, ends), index, 0))
 
     def _improve(self, problem: Problem, slots: Slots, clock: Clock, sweep: int, stage: int) -> Iterator[Waypoint]:
         """Visit the places in order, towards lower loss in odd sweeps, and keep what is better than what was there."""
@@ -232,8 +234,6 @@ class Continuation(Tracer):
         for place, slot in enumerate(ordered):
             networks = slots.networks()
             if slots.passed(stage, place) or clock.exhausted(self._budget):
-                continue
-            if sweep == 1 and not _dominated(networks[slot], networks.values()):
                 continue
             here, around = networks[slot], [networks[s] for s in ordered[max(place - 1, 0) : place + 2]]
             goal = (here.point.penalty * NARROWING, here.point.lam or 0.0)
@@ -257,7 +257,7 @@ class Continuation(Tracer):
         """
         guess, parent = self._better(problem, starts, *goal)
         found = self._correct(problem, guess, parent, draw)
-        sparser = [w for w in starts if w.point.penalty < goal[0]]
+        sparser = [w for w in (*starts, *others) if w.point.penalty < goal[0]]
         if self._held != "penalty" or not sparser or found.loss < min(w.point.loss for w in sparser):
             return found
         again = [self._better(problem, (w,), *goal) for w in others]
@@ -320,7 +320,7 @@ class Continuation(Tracer):
         self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
     ) -> Waypoint:
         lam = found.state.lam if self._held == "strength" or index == 0 else None
-        memory = {"stage": place.stage, "place": place.place, "slot": place.slot, "step": found.state.step or math.nan}
+        memory = {**asdict(place), "step": found.state.step or math.nan}
         waypoint = measured(problem, clock, found.state, lam, found.known)
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
@@ -376,12 +376,6 @@ def _least_bad(tried: Sequence[_Found], guess: State, held: Held) -> _Found:
             f"{SHORTENING**RETRIES} times shorter; check the data's scale, or lower the method's 'rate'."
         )
     return min(finite, key=lambda found: found.merit(guess.lam, held))
-
-
-def _dominated(here: Waypoint, others: Iterable[Waypoint]) -> bool:
-    return any(
-        w.point.penalty <= here.point.penalty and w.point.loss <= here.point.loss for w in others if w is not here
-    )
 
 
 def _middle(sparser: Waypoint, denser: Waypoint) -> tuple[float, float]:

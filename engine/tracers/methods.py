@@ -40,7 +40,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     corrector: Kind = "adaptive",
     held: Choice = "penalty",
     epochs: Count | None = None,
-    sweeps: Count = 2,
+    sweeps: Count = 1,
     end: Share = 0.99,
     start: Literal["dense", "network"] = "dense",
     anchor_epochs: Count | None = None,
@@ -65,8 +65,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     epochs : int
         Passes over the training data per correction; six by default, more where there are fewer than 1,000 samples.
     sweeps : int
-        Passes along the path: the first finds the points, the second mends those that others dominate, further ones
-        improve all of them in turns from both ends.
+        Passes along the path: the first finds the points, further ones improve them all, in turns from both ends.
     end : float
         Sparsity at which the path ends; 1 is the zero network.
     start : str

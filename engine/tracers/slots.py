@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from engine.front import Waypoint
+from engine.front import Front, Waypoint
 
 
 class Slots:
@@ -44,10 +44,17 @@ class Slots:
         first = {int(w.memory["slot"]): w for w in reversed(self.trail)}
         return sorted(first, key=lambda slot: (first[slot].point.penalty, slot))
 
+    def front(self) -> list[Waypoint]:
+        """The slots' networks that no other slot's network dominates, from sparse to dense."""
+        found = {w.point.index: w for w in self.networks().values()}
+        return [found[p.index] for p in Front(tuple(w.point for w in found.values())).non_dominated()]
+
     def widest_gap(self) -> tuple[Waypoint, Waypoint] | None:
-        """The neighbours (sparser, denser) furthest apart in the logarithm of the penalty; None if there are none."""
-        found = sorted((w for w in self.networks().values() if w.point.penalty > 0), key=lambda w: w.point.penalty)
-        gaps = [
-            (sparser, denser) for sparser, denser in pairwise(found) if denser.point.penalty > sparser.point.penalty
-        ]
-        return max(gaps, key=lambda pair: math.log(pair[1].point.penalty / pair[0].point.penalty), default=None)
+        """The neighbours (sparser, denser) on the front furthest apart in the logarithm of the penalty.
+
+        Gaps that were tried before are left out; None if there are no others.
+        """
+        tried = {tuple(w.memory["gap"].tolist()) for w in self.trail}
+        gaps = [(a, b) for a, b in pairwise(self.front()) if 0 < a.point.penalty < b.point.penalty]
+        untried = [(a, b) for a, b in gaps if (a.point.index, b.point.index) not in tried]
+        return max(untried, key=lambda gap: math.log(gap[1].point.penalty / gap[0].point.penalty), default=None)
