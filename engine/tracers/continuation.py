@@ -352,7 +352,7 @@ class Continuation(Tracer):
 
     def _reached(self, slots: Slots) -> str:
         sparsest = slots.networks()[slots.order()[0]].point
-        return f"The path has {len(slots.networks())} points, down to a sparsity of {sparsest.sparsity:.4g}."
+        return f"The front has {len(slots.front())} points, down to a sparsity of {sparsest.sparsity:.4g}."
 
     def _draw(self, stage: int, place: int) -> int:
         """A seed of its own for every place of every stage."""
