@@ -10,7 +10,7 @@ from torch import nn
 from engine.data import DATASETS, Dataset, is_path, load, settings
 from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
-from engine.front import Array, Trail, Waypoint
+from engine.front import Trail, Waypoint
 from engine.losses import LOSSES, Criterion, NetworkLoss, layout
 from engine.networks import NETWORKS, resolve
 from engine.penalties import PENALTIES
@@ -186,12 +186,8 @@ def rebuild(spec: JobSpec, facts: Mapping[str, Any], waypoint: Waypoint) -> nn.M
         for block, parameter in zip(layout(module), module.parameters(), strict=True):
             parameter.copy_(flat[block.start : block.stop].view(block.shape))
         for name, buffer in module.named_buffers():
-            buffer.copy_(torch.from_numpy(_array(waypoint.buffers[name])))
+            buffer.copy_(torch.from_numpy(waypoint.buffers[name].copy()))
     return module.eval()
-
-
-def _array(array: Array) -> Array:
-    return array.copy()
 
 
 def _tracer(spec: JobSpec) -> Tracer:

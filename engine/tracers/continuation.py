@@ -319,7 +319,8 @@ class Continuation(Tracer):
     def _waypoint(
         self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
     ) -> Waypoint:
-        lam = found.state.lam if self._held == "strength" or index == 0 else None
+        anchored = index == 0 and self._rules.start == "dense"
+        lam = found.state.lam if self._held == "strength" or anchored else None
         memory = {**asdict(place), "step": found.state.step or math.nan}
         waypoint = measured(problem, clock, found.state, lam, found.known)
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)

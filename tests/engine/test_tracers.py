@@ -176,6 +176,13 @@ def test_a_loss_that_is_no_number_ends_with_the_reason_and_keeps_the_points() ->
     assert all(math.isfinite(w.point.loss) for w in found)
 
 
+def test_a_first_point_whose_strength_was_not_held_is_certified_at_its_own_multiplier() -> None:
+    problem = problems.digits_network()
+    first = next(iter(tracer("from the network").trace(problem)))
+    theta = torch.from_numpy(first.theta)
+    assert first.point.lam == problem.multiplier(theta, problem.loss.value_and_grad(theta)[1])
+
+
 def test_one_point_is_no_path() -> None:
     for factory in TRACERS.values():
         needed = {p.name: 1 for p in parameters(factory) if p.required}
