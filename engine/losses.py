@@ -20,7 +20,7 @@ Buffers = Mapping[str, Tensor]
 Kind = Literal["weight", "bias", "norm"]
 
 CHUNK = 4096
-SMALLEST_BATCH, LARGEST_BATCH = 32, 1024
+FORWARD = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Loss(ABC):
     n_samples : int
         Training samples.
     effort : float
-        Gradient evaluations so far, in full passes over the training data; every evaluation adds to it.
+        Gradient evaluations so far, in full passes over the training data; one without the gradient counts a third.
     """
 
     layout: tuple[Block, ...]
@@ -74,6 +74,10 @@ class Loss(ABC):
         """
 
     @abstractmethod
+    def value(self, theta: Tensor) -> Tensor:
+        """Loss on all samples in eval mode, 0-d, for a third of what it costs with the gradient."""
+
+    @abstractmethod
     def initial(self) -> Tensor:
         """Start weights, shape (n_params,): those the network was made with."""
 
@@ -81,13 +85,8 @@ class Loss(ABC):
     def metrics(self, theta: Tensor) -> dict[str, float]:
         """Quality on training, validation and test data, as far as there are any, in eval mode."""
 
-    def batches(self, seed: int, size: int | None = None) -> Iterator[Batch]:
-        """One pass over the samples in the order that `seed` gives, in batches of about `size`.
-
-        By default a ninth of the data, between 32 and 1,024 samples: what traced best on digits
-        (docs/decisions/0002-default-corrector.md).
-        """
-        size = size or min(max(round(self.n_samples / 9), SMALLEST_BATCH), LARGEST_BATCH)
+    def batches(self, seed: int, size: int) -> Iterator[Batch]:
+        """One pass over the samples in the order that `seed` gives, in batches of about `size`."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(self.n_samples, generator=generator).to(self.device)
         yield from order.tensor_split(max(1, round(self.n_samples / size)))
@@ -128,6 +127,10 @@ class _Linear(Loss):
         self.effort += len(X) / self.n_samples
         value, slope = self._outer(X @ theta, y)
         return value, X.T @ slope / len(X)
+
+    def value(self, theta: Tensor) -> Tensor:
+        self.effort += FORWARD
+        return self._outer(self.X @ theta, self.y)[0]
 
     @abstractmethod
     def _outer(self, predictions: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,6 +294,16 @@ class NetworkLoss(Loss):
         self.effort += 1.0 if batch is None else len(batch) / self.n_samples
         return value, self._grad.clone()
 
+    def value(self, theta: Tensor) -> Tensor:
+        self._theta.copy_(theta)
+        self.module.eval()
+        self.effort += FORWARD
+        total = torch.zeros_like(self._theta[0])
+        with torch.no_grad():
+            for X, y in self._chunks(self._X, self._y):
+                total += self.criterion(self.module(X), y) * (len(X) / self.n_samples)
+        return total
+
     def metrics(self, theta: Tensor) -> dict[str, float]:
         self._theta.copy_(theta)
         self.module.eval()
@@ -315,7 +328,7 @@ class NetworkLoss(Loss):
         with torch.no_grad():
             for X, _ in self._chunks(self._X, self._y):
                 self.module(X)
-        self.effort += 1 / 3
+        self.effort += FORWARD
 
     def _accumulate(self, batch: Batch) -> Tensor:
         X, y = self._fetch(batch)

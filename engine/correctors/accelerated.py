@@ -6,12 +6,14 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, Hold, hold, passes
+from engine.correctors.base import Correction, Corrector, Hold, batch_size, hold, mini_batches
 from engine.losses import Batch, Loss
 from engine.problem import Problem, State
 
 FIRST_STEP = 0.1
 GROWTH = 1.5
+BATCH_SHARE, LARGEST_BATCH = 9, 1024
+STEPS_PER_LOOK = 9
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Accelerated(Corrector):
         epochs: int | None = None,
         batch: int | None = None,
         rate: float = 0.5,
-        steps: int = 27,
+        steps: int = 54,
     ) -> None:
         self._held, self._epochs, self._batch, self._rate, self._steps = held, epochs, batch, rate, steps
 
@@ -69,20 +71,20 @@ class Accelerated(Corrector):
         keep = hold(self._held, guess)
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
         run = _Run(theta, theta, guess.step or FIRST_STEP)
-        for epoch in range(self._epochs or passes(problem.loss, self._batch, self._steps)):
-            self._epoch(problem, keep, run, seed + 7919 * epoch)
+        size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
+        for i, batch in enumerate(mini_batches(problem.loss, seed, size, self._epochs, self._steps)):
+            self._step(problem, keep, run, batch, i % STEPS_PER_LOOK == 0)
         problem.loss.calibrate(run.theta)
         state = replace(guess, theta=run.theta, buffers=problem.loss.buffers, step=run.longest)
         return Correction(state, False)
 
-    def _epoch(self, problem: Problem, keep: Hold, run: _Run, seed: int) -> None:
-        for i, batch in enumerate(problem.loss.batches(seed, self._batch)):
-            _, grad = problem.loss.value_and_grad(run.ahead, batch)
-            step = self._rate * run.longest
-            new = keep(problem.penalty, run.ahead - step * grad, step)
-            if i == 0:
-                run.longest = _longest(problem.loss, batch, run, new, grad)
-            run.move(new)
+    def _step(self, problem: Problem, keep: Hold, run: _Run, batch: Batch, look: bool) -> None:
+        _, grad = problem.loss.value_and_grad(run.ahead, batch)
+        step = self._rate * run.longest
+        new = keep(problem.penalty, run.ahead - step * grad, step)
+        if look:
+            run.longest = _longest(problem.loss, batch, run, new, grad)
+        run.move(new)
 
 
 def _longest(loss: Loss, batch: Batch, run: _Run, new: Tensor, grad: Tensor) -> float:

@@ -1,16 +1,20 @@
 """Proximal steps in Adam's metric on mini-batches: for networks whose layers have very different scales."""
 
+import math
 from dataclasses import replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, Hold, hold, passes
+from engine.correctors.base import Correction, Corrector, Hold, batch_size, hold, mini_batches
 from engine.problem import Problem, State
 
 BETAS = (0.9, 0.999)
-RECOVERY = 1.1
+RECOVERY = 1.3
+TRUST = 0.1
+WARM_UP = 0.15
+BATCH_SHARE, LARGEST_BATCH = 48, 256
 
 
 @final
@@ -31,7 +35,8 @@ class AdaptiveProximal(Corrector):
     batch : int, optional
         Samples in a mini-batch; a size fit for the data if None.
     rate : float
-        Learning rate at the start; a shorter one that the guess brings along is kept and slowly raised again.
+        Highest learning rate; lower where a step would move the weights by more than a tenth of their mean size, and
+        a lower one that the guess brings along is kept and slowly raised again.
     decay : float
         Share of the learning rate that is left at the end of the last pass.
     floor : float
@@ -51,7 +56,7 @@ class AdaptiveProximal(Corrector):
         rate: float = 1e-2,
         decay: float = 0.1,
         floor: float = 3e-3,
-        steps: int = 27,
+        steps: int = 120,
     ) -> None:
         self._held, self._epochs, self._batch, self._steps = held, epochs, batch, steps
         self._rate, self._decay, self._floor = rate, decay, floor
@@ -60,21 +65,31 @@ class AdaptiveProximal(Corrector):
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
-        start = min(self._rate, RECOVERY * guess.step) if guess.step else self._rate
+        start = min(self._rate, _trusted(theta), RECOVERY * guess.step if guess.step else math.inf)
         theta = self._descend(problem, keep, theta, start, seed)
         problem.loss.calibrate(theta)
         return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=start), False)
 
     def _descend(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> Tensor:
         mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
-        epochs = self._epochs or passes(problem.loss, self._batch, self._steps)
-        batches = [b for e in range(epochs) for b in problem.loss.batches(seed + 7919 * e, self._batch)]
+        size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
+        batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
         for done, batch in enumerate(batches, 1):
             _, grad = problem.loss.value_and_grad(theta, batch)
             mean.lerp_(grad, 1 - BETAS[0])
             square.lerp_(grad.square(), 1 - BETAS[1])
-            rate = start * (1 - (1 - self._decay) * (done - 1) / len(batches))
+            rate = start * self._schedule((done - 1) / len(batches), done / len(batches))
             metric = (square / (1 - BETAS[1] ** done)).sqrt().clamp_min(self._floor)
             step = rate / metric
             theta = keep(problem.penalty, theta - step * mean / (1 - BETAS[0] ** done), step)
         return theta
+
+    def _schedule(self, begun: float, done: float) -> float:
+        """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
+        return min(1.0, done / WARM_UP) * (1 - (1 - self._decay) * begun)
+
+
+def _trusted(theta: Tensor) -> float:
+    """The rate at which a step moves the weights by a tenth of their mean size; no bound where all are zero."""
+    nonzeros = int(theta.count_nonzero())
+    return TRUST * float(theta.abs().sum()) / nonzeros if nonzeros else math.inf

@@ -2,7 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import final
 
 from torch import Tensor
@@ -15,6 +17,7 @@ FIRST_STEP = 1.0
 LONGEST_STEP = 1e3
 SHORTEST_STEP = 1e-12
 FEW_SAMPLES = 1000
+SMALLEST_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,13 @@ def longest_step(loss: Loss, theta: Tensor, step: float | None, batch: Batch | N
     return length
 
 
-def passes(loss: Loss, batch: int | None, steps: int) -> int:
-    """Passes over the data that make up `steps` steps; where the samples are few and steps cheap, more of them."""
-    per_pass = sum(1 for _ in loss.batches(0, batch))
-    return max(1, math.ceil(steps * max(1.0, math.sqrt(FEW_SAMPLES / loss.n_samples)) / per_pass))
+def batch_size(loss: Loss, share: int, largest: int) -> int:
+    """One `share`-th of the data, as far as that is a fit size for a mini-batch (docs/decisions/0005)."""
+    return min(max(round(loss.n_samples / share), SMALLEST_BATCH), largest)
+
+
+def mini_batches(loss: Loss, seed: int, size: int, epochs: int | None, steps: int) -> Iterator[Batch]:
+    """The batches of `epochs` passes over the data, or of `steps` steps; more where samples are few and steps cheap."""
+    enough = math.ceil(steps * max(1.0, math.sqrt(FEW_SAMPLES / loss.n_samples)))
+    each = (loss.batches(seed + 7919 * epoch, size) for epoch in (count() if epochs is None else range(epochs)))
+    yield from islice((batch for epoch in each for batch in epoch), enough if epochs is None else None)

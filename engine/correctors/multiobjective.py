@@ -7,7 +7,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, longest_step, passes
+from engine.correctors.base import Correction, Corrector, longest_step, mini_batches
 from engine.losses import Batch
 from engine.penalties import L1, Penalty
 from engine.problem import Problem, State
@@ -76,8 +76,7 @@ class MultiobjectiveProximalGradient(Corrector):
         if self._batch is None:
             yield from (None for _ in range(self._epochs or self._steps))
             return
-        for epoch in range(self._epochs or passes(problem.loss, self._batch, self._steps)):
-            yield from problem.loss.batches(seed + 7919 * epoch, self._batch)
+        yield from mini_batches(problem.loss, seed, self._batch, self._epochs, self._steps)
 
     def _descend(self, problem: Problem, theta: Tensor, step: float, seed: int) -> Tensor:
         ahead, age = theta, 0

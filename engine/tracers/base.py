@@ -114,14 +114,14 @@ def _layer(block: Block, alive: Tensor) -> Layer:
     return Layer(block.name, block.shape, int(alive.sum()), int(units.sum()), len(units))
 
 
-def measured(problem: Problem, clock: Clock, at: State, lam: float | None, known: tuple[Tensor, Tensor]) -> Waypoint:
+def measured(problem: Problem, clock: Clock, at: State, lam: float | None, known: tuple[float, Tensor]) -> Waypoint:
     """The waypoint of a state: objectives, certificate, sparsity and metrics; its index, parent and sweep are open.
 
     Parameters
     ----------
     lam : float or None
         The strength that was held; the multiplier of the weights if None.
-    known : (Tensor, Tensor)
+    known : (float, Tensor)
         Loss and gradient there on all data.
     """
     theta, (loss, grad) = at.theta, known
@@ -131,7 +131,7 @@ def measured(problem: Problem, clock: Clock, at: State, lam: float | None, known
         index=0,
         parent=None,
         sweep=0,
-        loss=float(loss),
+        loss=loss,
         penalty=float(problem.penalty.value(theta)),
         lam=strength,
         residual=problem.residual(theta, grad, strength),

@@ -22,12 +22,13 @@ from engine.tracers.base import Budget, Clock, Tracer, measured
 from engine.tracers.slots import Slots
 
 Held = Literal["penalty", "strength", "nothing"]
-Known = tuple[Tensor, Tensor]
 
 EXPLORED_SHARE, DENSER_SHARE = 0.8, 0.6
 STALLED = 3
 MOST_TRIES = 2
 RETRIES, SHORTENING = 4, 3
+WORSE = 3.0
+MOST_ROUNDS, SETTLED = 6, 0.1
 FINAL_STEP = 0.2
 FINAL_TRIES = 12
 RESCUE_PASSES = 12
@@ -76,16 +77,20 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Corrected weights with what was measured there: loss and gradient on all data."""
+    """Weights with what was measured there: the loss on all data, and of corrected ones the gradient."""
 
     state: State
-    known: Known
+    loss: float
     penalty: float
     parent: int | None
+    grad: Tensor | None = None
 
-    @property
-    def loss(self) -> float:
-        return float(self.known[0])
+    def known(self, problem: Problem) -> tuple[float, Tensor]:
+        """Loss and gradient on all data; the network's buffers are put in place."""
+        problem.loss.load_buffers(self.state.buffers)
+        if self.grad is not None:
+            return self.loss, self.grad
+        return self.loss, problem.loss.value_and_grad(self.state.theta)[1]
 
     def merit(self, lam: float, held: Held) -> float:
         """What the corrector lowers; a loss that is no number has the worst."""
@@ -162,20 +167,32 @@ class Continuation(Tracer):
         return self._waypoint(problem, clock, found, _Place(0, 0, 0), 0, 0)
 
     def _dense(self, problem: Problem, guess: State) -> _Found:
-        """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero.
+        """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero."""
+        fresh = float(problem.loss.value(guess.theta))
+        start = replace(guess, lam=guess.lam * RELAXED)
+        trained = self._correct(problem, start, None, self._draw(0, 0), _By(self._anchor, "strength"))
+        found = self._settled(problem, self._penalised(problem, trained, guess.lam, (trained.loss + fresh) / 2))
+        return replace(found, state=replace(found.state, step=None))
 
-        Where the penalty still costs most of what was learnt, the strength is lowered.
-        """
-        anchor = _By(self._anchor, "strength")
-        fresh = float(problem.loss.value_and_grad(guess.theta)[0])
-        trained = self._correct(problem, replace(guess, lam=guess.lam * RELAXED), None, self._draw(0, 0), anchor)
-        lam = guess.lam
-        while True:
-            start = replace(trained.state, lam=lam)
-            found = self._correct(problem, start, None, self._draw(0, 1), anchor)
-            if found.loss <= (trained.loss + fresh) / 2 or lam <= guess.lam * RELAXED:
-                return replace(found, state=replace(found.state, step=None))
+    def _penalised(self, problem: Problem, trained: _Found, lam: float, bar: float) -> _Found:
+        """Go on with the penalty; where it costs most of what was learnt, with a lower strength."""
+        by, least = _By(self._anchor, "strength"), lam * RELAXED
+        found = self._correct(problem, replace(trained.state, lam=lam), None, self._draw(0, 1), by)
+        while found.loss > bar and lam > least:
             lam /= 10
+            found = self._correct(problem, replace(trained.state, lam=lam), None, self._draw(0, 1), by)
+        return found
+
+    def _settled(self, problem: Problem, found: _Found) -> _Found:
+        """Go on, round by round, as long as a round lowers the penalised loss by a tenth."""
+        by, lam = _By(self._anchor, "strength"), found.state.lam
+        for attempt in range(MOST_ROUNDS):
+            before, start = found.merit(lam, "strength"), replace(found.state, step=None)
+            again = self._correct(problem, start, None, self._draw(0, 2 + attempt), by)
+            found = min(found, again, key=lambda f: f.merit(lam, "strength"))
+            if found.merit(lam, "strength") > (1 - SETTLED) * before:
+                break
+        return found
 
     def _explore(self, problem: Problem, slots: Slots, clock: Clock, stage: int, direction: int) -> Iterator[Waypoint]:
         """Found places in one direction from the first point, up to this direction's end."""
@@ -215,7 +232,7 @@ class Continuation(Tracer):
 
     def _zero(self, problem: Problem, found: _Found) -> _Found:
         theta, _ = problem.penalty.project(found.state.theta, 0.0)
-        return self._measured(problem, replace(found.state, theta=theta, level=0.0), found.parent)
+        return _measured(problem, replace(found.state, theta=theta, level=0.0), found.parent)
 
     def _fill(self, problem: Problem, slots: Slots, clock: Clock, stage: int) -> Iterator[Waypoint]:
         """Found places in the middle of the front's widest gaps until it has as many points as asked."""
@@ -251,25 +268,41 @@ class Continuation(Tracer):
         goal: tuple[float, float],
         draw: int,
     ) -> _Found:
-        """The best network for a penalty or strength: from the best start, and where that is stuck from the others.
+        """The first network for a penalty or strength that is not stuck; the best of them where all are.
 
         Stuck is a network no better than a start of less penalty: a saddle, or a step too long.
         """
-        guess, parent = self._better(problem, starts, *goal)
-        found = self._correct(problem, guess, parent, draw)
-        sparser = [w for w in (*starts, *others) if w.point.penalty < goal[0]]
-        if self._held != "penalty" or not sparser or found.loss < min(w.point.loss for w in sparser):
-            return found
-        again = [self._better(problem, (w,), *goal) for w in others]
-        tried = [self._correct(problem, guess, parent, draw) for guess, parent in again]
-        return min([found, *tried, self._rescued(problem, sparser[0], guess)], key=lambda f: f.loss)
+        behind = [w for w in (*starts, *others) if w.point.penalty < goal[0]] if self._held == "penalty" else []
+        bar = min((w.point.loss for w in behind), default=math.inf)
+        found: list[_Found] = []
+        for attempt in self._attempts(problem, starts, others, behind, goal, draw):
+            found.append(attempt)
+            if attempt.loss < bar:
+                return attempt
+        return min(found, key=lambda f: f.loss)
 
-    def _rescued(self, problem: Problem, behind: Waypoint, guess: State) -> _Found:
-        """What descends for certain from the sparser neighbour, whose weights lie within this place's penalty."""
-        start = replace(state(problem, behind), level=guess.level, lam=guess.lam)
-        return self._correct(
-            problem, start, behind.point.index, 0, _By(ProximalGradient("penalty", RESCUE_PASSES), "penalty")
-        )
+    def _attempts(
+        self,
+        problem: Problem,
+        starts: Sequence[Waypoint],
+        others: Sequence[Waypoint],
+        behind: Sequence[Waypoint],
+        goal: tuple[float, float],
+        draw: int,
+    ) -> Iterator[_Found]:
+        """Corrections from the best start; from each of the others; from sparser ones, with ever surer descent."""
+        for candidates in (starts, *([other] for other in others)):
+            guess, parent = self._better(problem, candidates, *goal)
+            found = self._correct(problem, guess, parent, draw)
+            yield found
+        for waypoint in behind[:1]:
+            start, parent = replace(state(problem, waypoint), level=goal[0], lam=goal[1]), waypoint.point.index
+            for attempt in range(1, RETRIES):
+                step = (found.state.step or 1.0) / SHORTENING**attempt
+                yield self._correct(problem, replace(start, step=step), parent, draw + attempt)
+            yield self._correct(
+                problem, start, parent, draw, _By(ProximalGradient("penalty", RESCUE_PASSES), "penalty")
+            )
 
     def _better(
         self, problem: Problem, candidates: Sequence[Waypoint], level: float, lam: float
@@ -287,7 +320,7 @@ class Continuation(Tracer):
             return here.loss, guess, here.index
         theta, _ = problem.penalty.project(guess.theta, level)
         problem.loss.load_buffers(guess.buffers)
-        return float(problem.loss.value_and_grad(theta)[0]), replace(guess, theta=theta), here.index
+        return float(problem.loss.value(theta)), replace(guess, theta=theta), here.index
 
     def _accepted(self, found: _Found, here: Waypoint, sparsest: bool) -> bool:
         """Whether the new network is better than the place's, and still sparse enough at the sparse end."""
@@ -302,19 +335,14 @@ class Continuation(Tracer):
     def _correct(self, problem: Problem, guess: State, parent: int | None, draw: int, by: _By | None = None) -> _Found:
         """Correct the guess, with ever shorter steps as long as that only makes it worse."""
         by = by or _By(self._corrector, self._held)
-        tried = [self._measured(problem, _feasible(problem, guess, by.held), parent)]
+        tried = [_guessed(problem, _feasible(problem, guess, by.held), parent)]
         for attempt in range(RETRIES + 1):
             correction = by.corrector.correct(problem, guess, draw + attempt)
-            tried.append(self._measured(problem, correction.state, parent))
-            if tried[-1].merit(guess.lam, by.held) <= tried[0].merit(guess.lam, by.held) < math.inf:
+            tried.append(_measured(problem, correction.state, parent))
+            if tried[-1].merit(guess.lam, by.held) <= WORSE * tried[0].merit(guess.lam, by.held) < math.inf:
                 return tried[-1]
             guess = replace(guess, step=(correction.state.step or 1.0) / SHORTENING)
         return _least_bad(tried, guess, by.held)
-
-    def _measured(self, problem: Problem, at: State, parent: int | None) -> _Found:
-        problem.loss.load_buffers(at.buffers)
-        known = problem.loss.value_and_grad(at.theta)
-        return _Found(at, known, float(problem.penalty.value(at.theta)), parent)
 
     def _waypoint(
         self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
@@ -322,14 +350,14 @@ class Continuation(Tracer):
         anchored = index == 0 and self._rules.start == "dense"
         lam = found.state.lam if self._held == "strength" or anchored else None
         memory = {**asdict(place), "step": found.state.step or math.nan}
-        waypoint = measured(problem, clock, found.state, lam, found.known)
+        waypoint = measured(problem, clock, found.state, lam, found.known(problem))
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
 
     def _bare(self, problem: Problem, found: _Found, like: Waypoint) -> Waypoint:
         """What a prediction needs of a network that is not kept."""
         theta = found.state.theta
-        lam = found.state.lam if self._held == "strength" else problem.multiplier(theta, found.known[1])
+        lam = found.state.lam if self._held == "strength" else problem.multiplier(theta, found.known(problem)[1])
         point = replace(like.point, loss=found.loss, penalty=found.penalty, lam=lam)
         buffers = {name: tensor.cpu().numpy() for name, tensor in found.state.buffers.items()}
         return replace(like, point=point, theta=theta.cpu().numpy(), buffers=buffers)
@@ -366,6 +394,17 @@ def _feasible(problem: Problem, guess: State, held: Held) -> State:
     if held != "penalty":
         return guess
     return replace(guess, theta=problem.penalty.project(guess.theta, guess.level)[0])
+
+
+def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:
+    problem.loss.load_buffers(at.buffers)
+    return _Found(at, float(problem.loss.value(at.theta)), float(problem.penalty.value(at.theta)), parent)
+
+
+def _measured(problem: Problem, at: State, parent: int | None) -> _Found:
+    problem.loss.load_buffers(at.buffers)
+    value, grad = problem.loss.value_and_grad(at.theta)
+    return _Found(at, float(value), float(problem.penalty.value(at.theta)), parent, grad)
 
 
 def _least_bad(tried: Sequence[_Found], guess: State, held: Held) -> _Found:

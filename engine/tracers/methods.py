@@ -25,9 +25,9 @@ Choice = Literal["penalty", "strength"]
 Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
-STEPS, ANCHOR_STEPS = 54, 180
+STEPS, LARGE_BATCH_STEPS, ANCHOR_STEPS = 120, 54, 240
 ANCHOR_RATE = 3e-3
-REFIT_STEPS = 180
+REFIT_STEPS = 480
 EXACT_PASSES = 1000
 
 
@@ -63,7 +63,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     epochs : int
-        Passes over the training data per correction; six by default, more where there are fewer than 1,000 samples.
+        Passes over the training data per correction; by default as many as make up 120 mini-batch steps (adaptive) or
+        54 larger ones, more steps where there are fewer than 1,000 samples.
     sweeps : int
         Passes along the path: the first finds the points, further ones improve them all, in turns from both ends.
     end : float
@@ -71,8 +72,9 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     start : str
         Train a dense network first, or start from the weights that the network was made with.
     anchor_epochs : int
-        Passes over the training data for each of the first network's two trainings, first nearly without the penalty
-        and then with it; twenty by default, more where there are fewer than 1,000 samples.
+        Passes over the training data per round of training the first network: one nearly without the penalty, then
+        two to seven with it, as long as they pay; by default as many as make up 240 steps, more where there are fewer
+        than 1,000 samples.
     strength : float
         Strength of the penalty at the first network.
     floor : float
@@ -80,8 +82,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     batch : int
         Samples in a mini-batch; chosen from the data by default.
     rate : float
-        Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's learning rate
-        (adaptive; 0.01).
+        Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's highest
+        learning rate (adaptive; 0.01).
     solver : str
         How a multiobjective step finds its trade-off: exactly, or by the ten bisections of the authors' code.
     tolerance : float
@@ -90,7 +92,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
 
-    steps = _Steps(STEPS, batch, rate, solver, tolerance)
+    steps = _Steps(STEPS if corrector == "adaptive" else LARGE_BATCH_STEPS, batch, rate, solver, tolerance)
     trained = _Steps(ANCHOR_STEPS, batch, ANCHOR_RATE, solver, tolerance)
     anchor = _corrector(
         "proximal_gradient" if corrector == "proximal_gradient" else "adaptive", "strength", anchor_epochs, trained
@@ -126,7 +128,8 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     job : int
         Number of the job whose networks are refitted; network and data must be its own.
     epochs : int
-        Passes over the training data per network; twenty by default, more where there are fewer than 1,000 samples.
+        Passes over the training data per network; by default as many as make up 480 mini-batch steps, more where there
+        are fewer than 1,000 samples.
     corrector : str
         Steps in Adam's metric, or exact steps on all data.
     rate : float

@@ -103,12 +103,12 @@ class Refit(Tracer):
         metrics = {**found.point.metrics, SOURCE: float(source)}
         return replace(found, point=replace(found.point, index=index, lam=None, residual=None, metrics=metrics))
 
-    def _refitted(self, problem: Problem, start: State, draw: int) -> tuple[State, tuple[Tensor, Tensor]]:
+    def _refitted(self, problem: Problem, start: State, draw: int) -> tuple[State, tuple[float, Tensor]]:
         """The better of the network as it was and as refitted, with its loss and gradient on all data."""
         on_support = replace(problem, penalty=_Support(start.theta != 0))
         refitted = self._corrector.correct(on_support, replace(start, step=None), draw).state
         both = [(at, _known(problem, at)) for at in (start, refitted)]
-        return min(both, key=lambda found: float(found[1][0]))
+        return min(both, key=lambda found: found[1][0])
 
     def _draw(self, source: int) -> int:
         """A seed of its own for every network."""
@@ -141,6 +141,7 @@ class _Support(Penalty):
         return self.prox(theta, metric), torch.zeros_like(theta[0])
 
 
-def _known(problem: Problem, at: State) -> tuple[Tensor, Tensor]:
+def _known(problem: Problem, at: State) -> tuple[float, Tensor]:
     problem.loss.load_buffers(at.buffers)
-    return problem.loss.value_and_grad(at.theta)
+    value, grad = problem.loss.value_and_grad(at.theta)
+    return float(value), grad

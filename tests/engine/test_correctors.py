@@ -1,5 +1,7 @@
 """Correctors against scikit-learn, closed forms and the published numbers of the multiobjective step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from engine.correctors import (
     ProximalGradient,
     common_descent,
 )
-from engine.losses import Block
+from engine.correctors.base import mini_batches
+from engine.losses import Block, LeastSquares
 from engine.penalties import L1
 from engine.problem import Problem, State
 from tests.engine import problems
@@ -125,6 +128,30 @@ def test_zero_is_critical_at_its_multiplier() -> None:
 def test_not_converging_is_an_answer() -> None:
     problem = problems.diabetes().problem
     assert not ProximalGradient("strength", 3).correct(problem, _from_zero(problem, 0.01), 0).converged
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "size", "epochs", "steps", "expected"),
+    [(4000, 100, None, 90, 90), (4000, 100, 2, 90, 80), (4000, 5000, None, 3, 3), (250, 50, None, 10, 20)],
+)
+def test_mini_batches_make_up_the_steps_or_the_passes(
+    n_samples: int, size: int, epochs: int | None, steps: int, expected: int
+) -> None:
+    loss = LeastSquares(torch.zeros(n_samples, 1), torch.zeros(n_samples))
+    found = list(mini_batches(loss, 1, size, epochs, steps))
+    assert len(found) == expected
+    per_pass = max(1, n_samples // size)
+    assert sorted(torch.cat(found[:per_pass]).tolist()) == list(range(n_samples))[: min(per_pass, expected) * n_samples]
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e30])
+def test_no_adaptive_step_moves_the_weights_by_more_than_a_tenth_of_their_size(rate: float) -> None:
+    problem = problems.digits_network()
+    guess = replace(start(problem), lam=0.0)
+    corrector = AdaptiveProximal("strength", epochs=1, batch=problem.loss.n_samples, rate=rate)
+    found = corrector.correct(problem, guess, 0).state
+    typical = float(guess.theta.abs().mean())
+    assert 0.05 * typical < float((found.theta - guess.theta).abs().max()) <= 0.101 * typical
 
 
 class TestCommonDescent:

@@ -49,6 +49,13 @@ class TestContract:
             loss.value_and_grad(loss.initial(), batch)
         assert loss.effort - before == pytest.approx(2.0)
 
+    def test_value_alone_is_the_same_for_a_third_of_the_effort(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1
+        with_gradient, _ = loss.value_and_grad(theta)
+        before = loss.effort
+        assert float(loss.value(theta)) == pytest.approx(float(with_gradient), rel=1e-12)
+        assert loss.effort - before == pytest.approx(1 / 3)
+
     def test_arguments_and_answers_are_the_callers_own(self, loss: Loss) -> None:
         theta = loss.initial()
         kept = theta.clone()
