@@ -290,19 +290,19 @@ class Continuation(Tracer):
         goal: tuple[float, float],
         draw: int,
     ) -> Iterator[_Found]:
-        """Corrections from the best start; from each of the others; from sparser ones, with ever surer descent."""
-        for candidates in (starts, *([other] for other in others)):
-            guess, parent = self._better(problem, candidates, *goal)
-            found = self._correct(problem, guess, parent, draw)
+        """Corrections from the best start, with ever shorter steps; from the others; one that is sure to descend."""
+        guess, parent = self._better(problem, starts, *goal)
+        for attempt in range(RETRIES):
+            found = self._correct(problem, guess, parent, draw + attempt)
             yield found
+            guess = replace(guess, step=(found.state.step or 1.0) / SHORTENING)
+        for waypoint in others:
+            guess, parent = self._better(problem, [waypoint], *goal)
+            yield self._correct(problem, guess, parent, draw)
         for waypoint in behind[:1]:
-            start, parent = replace(state(problem, waypoint), level=goal[0], lam=goal[1]), waypoint.point.index
-            for attempt in range(1, RETRIES):
-                step = (found.state.step or 1.0) / SHORTENING**attempt
-                yield self._correct(problem, replace(start, step=step), parent, draw + attempt)
-            yield self._correct(
-                problem, start, parent, draw, _By(ProximalGradient("penalty", RESCUE_PASSES), "penalty")
-            )
+            start = replace(state(problem, waypoint), level=goal[0], lam=goal[1])
+            rescue = _By(ProximalGradient("penalty", RESCUE_PASSES), "penalty")
+            yield self._correct(problem, start, waypoint.point.index, draw, rescue)
 
     def _better(
         self, problem: Problem, candidates: Sequence[Waypoint], level: float, lam: float
