@@ -47,7 +47,7 @@ def lambda_grid(spec: JobSpec, weakest: float = 1e-4, strongest: float = 0.1) ->
     """What users write by hand: proximal Adam on a log grid of strengths, each warm-started from the one before."""
     experiment = build(spec, {})
     problem, begun = experiment.problem, time.process_time()
-    corrector, first = AdaptiveProximal("strength", steps=54), AdaptiveProximal("strength", rate=3e-3, steps=360)
+    corrector, first = AdaptiveProximal("strength"), AdaptiveProximal("strength", rate=3e-3, steps=480)
     state, points = State(problem.loss.initial(), weakest, 0.0, problem.loss.buffers), []
     for i, lam in enumerate(np.geomspace(weakest, strongest, spec.points)):
         guess = State(state.theta, float(lam), 0.0, state.buffers)

@@ -10,7 +10,8 @@ from torch import Tensor
 from engine.correctors.base import Correction, Corrector, Hold, batch_size, hold, mini_batches
 from engine.problem import Problem, State
 
-BETAS = (0.9, 0.999)
+FIRST_WINDOW, LAST_WINDOW = 10, 50
+BETA = 0.999
 RECOVERY = 1.3
 TRUST = 0.1
 WARM_UP = 0.15
@@ -22,7 +23,8 @@ class AdaptiveProximal(Corrector):
     """Adam's step followed by the proximal operator or the projection in Adam's own diagonal metric.
 
     The gradient step and the proximal operator share one step size, bias corrections included, as optimality of the
-    pair needs; the metric is floored so that weights without a gradient keep a finite threshold.
+    pair needs; the metric is floored so that weights without a gradient keep a finite threshold. The gradient's average
+    reaches back ten steps at first and fifty in the end.
 
     Parameters
     ----------
@@ -71,22 +73,29 @@ class AdaptiveProximal(Corrector):
         return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=start), False)
 
     def _descend(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> Tensor:
-        mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
+        mean, square, weight = torch.zeros_like(theta), torch.zeros_like(theta), 0.0
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
         batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
         for done, batch in enumerate(batches, 1):
             _, grad = problem.loss.value_and_grad(theta, batch)
-            mean.lerp_(grad, 1 - BETAS[0])
-            square.lerp_(grad.square(), 1 - BETAS[1])
+            new = 1 / _window((done - 1) / len(batches))
+            weight += new * (1 - weight)
+            mean.lerp_(grad, new)
+            square.lerp_(grad.square(), 1 - BETA)
             rate = start * self._schedule((done - 1) / len(batches), done / len(batches))
-            metric = (square / (1 - BETAS[1] ** done)).sqrt().clamp_min(self._floor)
+            metric = (square / (1 - BETA**done)).sqrt().clamp_min(self._floor)
             step = rate / metric
-            theta = keep(problem.penalty, theta - step * mean / (1 - BETAS[0] ** done), step)
+            theta = keep(problem.penalty, theta - step * mean / weight, step)
         return theta
 
     def _schedule(self, begun: float, done: float) -> float:
         """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
         return min(1.0, done / WARM_UP) * (1 - (1 - self._decay) * begun)
+
+
+def _window(begun: float) -> float:
+    """Steps that the gradient is averaged over: ever more, so that noise lets go of weights that belong at zero."""
+    return FIRST_WINDOW + (LAST_WINDOW - FIRST_WINDOW) * begun
 
 
 def _trusted(theta: Tensor) -> float:
