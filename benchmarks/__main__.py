@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rivals import Run, accuracy_at, dense, lambda_grid, ours
+from benchmarks.rivals import Run, accuracy_at, dense, gradual_pruning, lambda_grid, ours
 from engine.spec import JobSpec, shorthand
 
 SPARSITIES = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99)
-RIVALS = {"paretopath": ours, "lambda grid": lambda_grid}
+RIVALS = {"paretopath": ours, "lambda grid": lambda_grid, "gradual pruning": gradual_pruning}
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def _seed(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     metrics, cost = dense(spec)
     runs = {name: run(spec) for name, run in RIVALS.items()}
     top = max(p.penalty for p in runs["paretopath"].front)
-    reference = (top, max(p.loss for r in runs.values() for p in r.front))
+    reference = (top, max(p.loss for r in runs.values() for p in r.front.non_dominated()))
     found = {name: _figures(run, reference, cost.passes, cost.seconds) for name, run in runs.items()}
     return {"dense": {"test_accuracy": metrics["test_accuracy"], **asdict(cost)}, **found}
 

@@ -105,7 +105,7 @@ class Refit(Tracer):
 
     def _refitted(self, problem: Problem, start: State, draw: int) -> tuple[State, tuple[float, Tensor]]:
         """The better of the network as it was and as refitted, with its loss and gradient on all data."""
-        on_support = replace(problem, penalty=_Support(start.theta != 0))
+        on_support = replace(problem, penalty=Support(start.theta != 0))
         refitted = self._corrector.correct(on_support, replace(start, step=None), draw).state
         both = [(at, _known(problem, at)) for at in (start, refitted)]
         return min(both, key=lambda found: found[1][0])
@@ -117,7 +117,7 @@ class Refit(Tracer):
 
 
 @final
-class _Support(Penalty):
+class Support(Penalty):
     """The indicator of a support: nothing on it, infinite off it; so the proximal operator is the projection on it.
 
     Parameters

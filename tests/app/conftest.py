@@ -15,7 +15,7 @@ from storage.store import Store
 
 torch.set_num_threads(1)
 
-CHEAP = "continuation:end=0.8,sweeps=1"
+CHEAP = "continuation:end=0.8,sweeps=1,epochs=6,anchor_epochs=15"
 TINY = {"network": "mlp:4", "data": "iris", "points": 6, "method": CHEAP, "name": "tiny", "tags": ["test"]}
 
 

@@ -97,7 +97,7 @@ def test_a_lost_lease_ends_the_work_without_a_trace(store: Store) -> None:
 
 
 def test_a_loss_that_turns_nan_fails_the_job_with_the_reason(store: Store) -> None:
-    job = submit(store, network={"name": "tests.app.parts:faulty", "params": {"after": 2000}}, points=40)
+    job = submit(store, network={"name": "tests.app.parts:faulty", "params": {"after": 600}}, points=40)
     work_off(store, job.id)
     failed = store.job(job.id)
     assert failed.state == "failed"
