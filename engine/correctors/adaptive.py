@@ -37,8 +37,8 @@ class AdaptiveProximal(Corrector):
     batch : int, optional
         Samples in a mini-batch; a size fit for the data if None.
     rate : float
-        Highest learning rate; lower where a step would move the weights by more than a tenth of their mean size, and
-        a lower one that the guess brings along is kept and slowly raised again.
+        Highest learning rate; at most a tenth of the mean size of the weights that are not zero, and a lower one that
+        the guess brings along is kept and slowly raised again.
     decay : float
         Share of the learning rate that is left at the end of the last pass.
     floor : float
@@ -99,6 +99,6 @@ def _window(begun: float) -> float:
 
 
 def _trusted(theta: Tensor) -> float:
-    """The rate at which a step moves the weights by a tenth of their mean size; no bound where all are zero."""
+    """A tenth of the mean size of the weights that are not zero; no bound where all are."""
     nonzeros = int(theta.count_nonzero())
     return TRUST * float(theta.abs().sum()) / nonzeros if nonzeros else math.inf
