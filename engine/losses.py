@@ -10,7 +10,9 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from engine.conjugate_gradients import Product
 from engine.data import Dataset
 from engine.errors import InvalidSpec
 from engine.front import Array
@@ -78,6 +80,23 @@ class Loss(ABC):
         """Loss on all samples in eval mode, 0-d, for a third of what it costs with the gradient."""
 
     @abstractmethod
+    def hvp(self, theta: Tensor, support: Tensor) -> Product:
+        """Hessian-vector products at `theta`, on all samples in eval mode, between the weights of a support.
+
+        Parameters
+        ----------
+        theta : Tensor, shape (n_params,)
+        support : Tensor of int64, shape (n_support,)
+            Places of the weights; the others stay as they are.
+
+        Returns
+        -------
+        callable
+            From a direction to the support's rows and columns of the Hessian times it, both of shape (n_support,).
+            It stays that of `theta` whatever is evaluated in between; every call counts as effort.
+        """
+
+    @abstractmethod
     def initial(self) -> Tensor:
         """Start weights, shape (n_params,): those the network was made with."""
 
@@ -109,10 +128,10 @@ class Loss(ABC):
 
 
 class _Linear(Loss):
-    """A loss of linear predictions ``X @ theta``."""
+    """A loss of linear predictions ``X @ theta``; columns are contiguous, so that a support's are cheap to take."""
 
     def __init__(self, X: Tensor, y: Tensor) -> None:
-        self.X, self.y = X, y
+        self.X, self.y = X.T.contiguous().T, y
         self.n_samples = len(X)
         self.layout = (Block("coef", (X.shape[1],), 0),)
 
@@ -125,16 +144,39 @@ class _Linear(Loss):
     def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
         self.effort += len(X) / self.n_samples
-        value, slope = self._outer(X @ theta, y)
+        value, slope = self._outer(_predicted(X, theta), y)
         return value, X.T @ slope / len(X)
 
     def value(self, theta: Tensor) -> Tensor:
         self.effort += FORWARD
-        return self._outer(self.X @ theta, self.y)[0]
+        return self._outer(_predicted(self.X, theta), self.y)[0]
+
+    def hvp(self, theta: Tensor, support: Tensor) -> Product:
+        X, bend = _columns(self.X, support), self._bend(theta)
+
+        def product(direction: Tensor) -> Tensor:
+            self.effort += len(support) / self.n_params
+            return X.T @ (bend * (X @ direction)) / self.n_samples
+
+        return product
 
     @abstractmethod
     def _outer(self, predictions: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of the predictions and each sample's derivative."""
+
+    @abstractmethod
+    def _bend(self, theta: Tensor) -> Tensor | float:
+        """Each sample's second derivative."""
+
+
+def _columns(X: Tensor, support: Tensor) -> Tensor:
+    return X.T.index_select(0, support).T
+
+
+def _predicted(X: Tensor, theta: Tensor) -> Tensor:
+    """``X @ theta``, in time proportional to the weights that are not zero."""
+    support = theta.nonzero()[:, 0]
+    return _columns(X, support) @ theta[support]
 
 
 @final
@@ -151,6 +193,9 @@ class LeastSquares(_Linear):
         slope = predictions - y
         return slope.square().mean() / 2, slope
 
+    def _bend(self, theta: Tensor) -> Tensor | float:
+        return 1.0
+
 
 @final
 class Logistic(_Linear):
@@ -165,6 +210,11 @@ class Logistic(_Linear):
     def _outer(self, predictions: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         margin = y * predictions
         return nn.functional.softplus(-margin).mean(), -y * torch.sigmoid(-margin)
+
+    def _bend(self, theta: Tensor) -> Tensor | float:
+        self.effort += FORWARD
+        chance = torch.sigmoid(_predicted(self.X, theta))
+        return chance * (1 - chance)
 
 
 class Criterion(ABC):
@@ -294,6 +344,41 @@ class NetworkLoss(Loss):
         self.effort += 1.0 if batch is None else len(batch) / self.n_samples
         return value, self._grad.clone()
 
+    def hvp(self, theta: Tensor, support: Tensor) -> Product:
+        """Products by a second backward pass, each about the cost of a gradient, as is setting them up.
+
+        The set-up is kept where the samples fit in one chunk, else made anew in every product.
+
+        References
+        ----------
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6, 1994.
+        """
+        weights = {name: part.clone().requires_grad_() for name, part in self._parts(theta).items()}
+        leaves, network = tuple(weights.values()), {**weights, **self.buffers}
+        kept = list(self._slopes(network, leaves)) if self.n_samples <= CHUNK else None
+
+        def product(direction: Tensor) -> Tensor:
+            self.effort += 1.0
+            along = tuple(self._parts(torch.zeros_like(theta).index_copy(0, support, direction)).values())
+            total = torch.zeros_like(theta)
+            for slopes in kept or self._slopes(network, leaves):
+                total += _bent(slopes, leaves, along)
+            return total[support]
+
+        return product
+
+    def _parts(self, theta: Tensor) -> dict[str, Tensor]:
+        """The flat vector cut into the network's parameters."""
+        return {block.name: theta[block.start : block.stop].view(block.shape) for block in self.layout}
+
+    def _slopes(self, network: Buffers, leaves: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+        """Each chunk's share of the gradient, with the graph behind it."""
+        self.module.eval()
+        self.effort += 1.0
+        for X, y in self._chunks(self._X, self._y):
+            value = self.criterion(functional_call(self.module, dict(network), (X,)), y) * (len(X) / self.n_samples)
+            yield torch.autograd.grad(value, leaves, create_graph=True)
+
     def value(self, theta: Tensor) -> Tensor:
         self._theta.copy_(theta)
         self.module.eval()
@@ -399,6 +484,20 @@ def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         parameter.grad = grad[start:stop].view_as(parameter)
         start = stop
     return theta, grad
+
+
+def _bent(slopes: tuple[Tensor, ...], leaves: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> Tensor:
+    """How the slopes change along a direction, flat; the graph is kept for the next one."""
+    smooth = [(slope, part) for slope, part in zip(slopes, along, strict=True) if slope.requires_grad]
+    found = torch.autograd.grad(
+        [slope for slope, _ in smooth],
+        leaves,
+        [part for _, part in smooth],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return torch.cat([part.reshape(-1) for part in found])
 
 
 def _splits(dataset: Dataset, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:

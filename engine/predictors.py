@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.conjugate_gradients import minimise_on
 from engine.front import Array, Waypoint
 from engine.problem import Problem, State
 from engine.registry import extend
@@ -129,11 +130,63 @@ class Secant(Predictor):
         return replace(guess, theta=torch.where(ahead * guess.theta > 0, ahead, 0.0))
 
 
+@final
+class Tangent(Predictor):
+    """Go along the tangent of the path, by the second derivatives on the support, until the penalty is met.
+
+    Weights stop at zero. Where the loss does not curve upwards along the front, shrink instead.
+
+    Parameters
+    ----------
+    tolerance : float
+        Where conjugate gradients stop, relative to their start.
+    limit : int
+        Most Hessian-vector products for the direction.
+
+    References
+    ----------
+    Bieker, Gebken, Peitz, "On the treatment of optimization problems with L1 penalty terms via multiobjective
+    continuation", IEEE TPAMI 44, 2022: the kernel of ``[H_AA, s_A]``, found as the step of least loss for its change
+    of the penalty, which exists on nonconvex stretches of the front, too.
+    """
+
+    def __init__(self, tolerance: float = 1e-3, limit: int = 30) -> None:
+        self._tolerance, self._limit = tolerance, limit
+
+    def predict(self, problem: Problem, trail: Sequence[Waypoint], step: float, seed: int) -> State:
+        here, shrunk = state(problem, trail[-1]), Shrinkage().predict(problem, trail, step, seed)
+        slope = problem.penalty.subgradient(here.theta)
+        found = self._ahead(problem, here, slope, shrunk.level) if bool(slope.any()) else None
+        if found is None:
+            return shrunk
+        ahead, strength = found
+        theta = torch.where(ahead * slope < 0, 0.0, ahead)
+        if step > 0:
+            theta = problem.penalty.project(theta, shrunk.level)[0]
+        turned = (strength - here.lam) * step <= 0
+        return replace(shrunk, theta=theta, lam=shrunk.lam if turned else strength)
+
+    def _ahead(self, problem: Problem, here: State, slope: Tensor, level: float) -> tuple[Tensor, float] | None:
+        """Weights and strength where the tangent meets the level; None where there is no tangent."""
+        support = here.theta.nonzero()[:, 0]
+        problem.loss.load_buffers(here.buffers)
+        product, normal = problem.hvp(here.theta, support, here.lam), slope[support]
+        missing = level - float(problem.penalty.value(here.theta))
+        begun = missing / float(normal @ normal) * product(normal)
+        found = minimise_on((normal, 0.0), product, begun, self._tolerance * float(begun.norm()), self._limit)
+        if not found.curved:
+            return None
+        move = missing / float(normal @ normal) * normal + found.at
+        gained = float(normal @ product(move)) / float(normal @ normal)
+        return here.theta.index_add(0, support, move), here.lam - gained
+
+
 PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "warm_start": WarmStart,
     "shrinkage": Shrinkage,
     "gradient": Gradient,
     "secant": Secant,
+    "tangent": Tangent,
 }
 extend(PREDICTORS, "paretopath.predictors")
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from engine.conjugate_gradients import Product
 from engine.losses import Buffers, Loss
 from engine.penalties import Penalty
 
@@ -54,6 +56,17 @@ class Problem:
     def residual(self, theta: Tensor, grad: Tensor, lam: float) -> float:
         """The certificate ``||theta - prox(theta - grad, lam)||_2``; 0 exactly where `theta` is Pareto critical."""
         return float((theta - self.penalty.prox(theta - grad, lam)).norm())
+
+    def hvp(self, theta: Tensor, support: Tensor, lam: float) -> Product:
+        """Hessian-vector products of ``loss + lam * penalty`` between the weights of a support; see `Loss.hvp`."""
+        product = self.loss.hvp(theta, support)
+
+        def curved(direction: Tensor) -> Tensor:
+            along = torch.zeros_like(theta).index_copy(0, support, direction)
+            bent = self.penalty.curvature(theta, along)
+            return product(direction) if bent is None else product(direction) + lam * bent[support]
+
+        return curved
 
     def _holding_at_zero(self, theta: Tensor, grad: Tensor) -> float:
         """The least strength, to a relative 1e-6, that keeps all penalised weights at zero."""

@@ -43,6 +43,10 @@ class Penalty(ABC):
     def subgradient(self, theta: Tensor) -> Tensor:
         """The subgradient of least norm among those that are 0 where `theta` is 0, shape (n_params,)."""
 
+    def curvature(self, theta: Tensor, direction: Tensor) -> Tensor | None:
+        """How `subgradient` changes along `direction`, per unit of it, shape (n_params,); None if never, as for l1."""
+        return None
+
     @abstractmethod
     def project(self, theta: Tensor, radius: float, metric: Step = 1.0) -> tuple[Tensor, Tensor]:
         """The nearest weights with a penalty of at most `radius`, and the multiplier.

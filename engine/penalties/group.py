@@ -59,6 +59,12 @@ class GroupL2(Penalty):
         slope = torch.where(norms > 0, self._sqrt_size(theta) / norms.clamp_min(1e-30), 0.0)
         return theta * self._spread(slope, rest=0.0)
 
+    def curvature(self, theta: Tensor, direction: Tensor) -> Tensor | None:
+        norms = self._norms(theta)
+        slope = torch.where(norms > 0, self._sqrt_size(theta) / norms.clamp_min(1e-30), 0.0)
+        along = self._sums(theta * direction) / norms.square().clamp_min(1e-30)
+        return (direction - theta * self._spread(along, rest=0.0)) * self._spread(slope, rest=0.0)
+
     def project(self, theta: Tensor, radius: float, metric: Step = 1.0) -> tuple[Tensor, Tensor]:
         multiplier = self._crossing(theta, radius, metric)
         inside = multiplier == 0

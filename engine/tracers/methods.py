@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le
 
 from engine.correctors import (
     Accelerated,
+    ActiveSetNewton,
     AdaptiveProximal,
     Corrector,
     MultiobjectiveProximalGradient,
@@ -20,7 +21,7 @@ from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
 from engine.tracers.refit import Refit, Selection
 
-Kind = Literal["accelerated", "adaptive", "multiobjective", "proximal_gradient"]
+Kind = Literal["accelerated", "adaptive", "multiobjective", "newton", "proximal_gradient"]
 Choice = Literal["penalty", "strength"]
 Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
@@ -29,6 +30,10 @@ STEPS, LARGE_BATCH_STEPS, ANCHOR_STEPS = 120, 54, 240
 ANCHOR_RATE = 3e-3
 REFIT_STEPS = 480
 EXACT_PASSES = 1000
+EXACT: dict[str, type[ActiveSetNewton | ProximalGradient]] = {
+    "newton": ActiveSetNewton,
+    "proximal_gradient": ProximalGradient,
+}
 
 
 def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -59,7 +64,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         How the next point is guessed.
     corrector : str
         How a guess is brought back to the front: steps in Adam's metric, accelerated steps, multiobjective steps, or
-        exact steps on all data.
+        exact steps on all data: Newton's for linear and smooth networks, proximal gradient steps for others.
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     epochs : int
@@ -94,9 +99,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
 
     steps = _Steps(STEPS if corrector == "adaptive" else LARGE_BATCH_STEPS, batch, rate, solver, tolerance)
     trained = _Steps(ANCHOR_STEPS, batch, ANCHOR_RATE, solver, tolerance)
-    anchor = _corrector(
-        "proximal_gradient" if corrector == "proximal_gradient" else "adaptive", "strength", anchor_epochs, trained
-    )
+    anchor = _corrector(corrector if corrector in EXACT else "adaptive", "strength", anchor_epochs, trained)
     return Continuation(
         lookup("predictor", PREDICTORS, predictor)(),
         _corrector(corrector, held, epochs, steps),
@@ -115,7 +118,7 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     *,
     job: Count,
     epochs: Count | None = None,
-    corrector: Literal["adaptive", "proximal_gradient"] = "adaptive",
+    corrector: Literal["adaptive", "newton", "proximal_gradient"] = "adaptive",
     rate: Annotated[float, Gt(0)] | None = None,
     batch: Count | None = None,
     tolerance: Annotated[float, Gt(0)] = 1e-6,
@@ -131,7 +134,7 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
         Passes over the training data per network; by default as many as make up 480 mini-batch steps, more where there
         are fewer than 1,000 samples.
     corrector : str
-        Steps in Adam's metric, or exact steps on all data.
+        Steps in Adam's metric, or exact steps on all data, Newton's or proximal gradient steps.
     rate : float
         Adam's learning rate; 0.01 by default.
     batch : int
@@ -167,6 +170,6 @@ def _corrector(kind: Kind, held: Choice, epochs: int | None, how: _Steps) -> Cor
             return MultiobjectiveProximalGradient(
                 epochs, how.batch, how.rate or 0.5, solver=how.solver, steps=how.steps
             )
-        case "proximal_gradient":
-            return ProximalGradient(held, epochs or EXACT_PASSES, how.tolerance)
+        case "newton" | "proximal_gradient":
+            return EXACT[kind](held, epochs or EXACT_PASSES, how.tolerance)
     raise UnknownName("corrector", kind, get_args(Kind))

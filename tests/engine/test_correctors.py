@@ -1,6 +1,7 @@
 """Correctors against scikit-learn, closed forms and the published numbers of the multiobjective step."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sklearn.linear_model import Lasso, LogisticRegression
 
 from engine.correctors import (
     Accelerated,
+    ActiveSetNewton,
     AdaptiveProximal,
     Corrector,
     MultiobjectiveProximalGradient,
@@ -17,7 +19,7 @@ from engine.correctors import (
 )
 from engine.correctors.base import mini_batches
 from engine.losses import Block, LeastSquares
-from engine.penalties import L1
+from engine.penalties import L1, GroupL2
 from engine.problem import Problem, State
 from tests.engine import problems
 from tests.engine.problems import vector
@@ -25,6 +27,8 @@ from tests.engine.problems import vector
 CORRECTORS: dict[str, tuple[Corrector, str]] = {
     "proximal gradient": (ProximalGradient("strength", 200), "strength"),
     "proximal gradient on the ball": (ProximalGradient("penalty", 200), "penalty"),
+    "newton": (ActiveSetNewton("strength", 60), "strength"),
+    "newton on the ball": (ActiveSetNewton("penalty", 60), "penalty"),
     "accelerated": (Accelerated("strength", 20), "strength"),
     "accelerated on the ball": (Accelerated("penalty", 20), "penalty"),
     "adaptive": (AdaptiveProximal("strength", 20), "strength"),
@@ -32,6 +36,7 @@ CORRECTORS: dict[str, tuple[Corrector, str]] = {
     "multiobjective": (MultiobjectiveProximalGradient(40), "nothing"),
     "multiobjective, mini-batch": (MultiobjectiveProximalGradient(10, 64), "nothing"),
 }
+EXACT = [ProximalGradient, ActiveSetNewton]
 PROBLEMS = {
     "diabetes": lambda: problems.diabetes().problem,
     "digits": problems.digits_network,
@@ -78,9 +83,10 @@ class TestContract:
 
 @pytest.mark.parametrize("lam", [0.5, 0.1, 0.01])
 @pytest.mark.parametrize("data", [problems.diabetes, problems.wide])
-def test_least_squares_is_scikit_learns_lasso(data, lam: float) -> None:
+@pytest.mark.parametrize("exact", EXACT)
+def test_least_squares_is_scikit_learns_lasso(exact, data, lam: float) -> None:
     lasso = data()
-    found = ProximalGradient("strength", 20_000, 1e-10).correct(lasso.problem, _from_zero(lasso.problem, lam), 0)
+    found = exact("strength", 20_000, 1e-10).correct(lasso.problem, _from_zero(lasso.problem, lam), 0)
     expected = Lasso(lam, fit_intercept=False, tol=1e-13, max_iter=10**6).fit(lasso.X, lasso.y).coef_
     assert found.converged
     np.testing.assert_allclose(found.state.theta.numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -90,20 +96,22 @@ def test_least_squares_is_scikit_learns_lasso(data, lam: float) -> None:
 @pytest.mark.parametrize("lam", [0.2, 0.02])
 def test_logistic_is_scikit_learns(lam: float) -> None:
     X, y, problem = problems.breast_cancer()
-    found = ProximalGradient("strength", 20_000, 1e-9).correct(problem, _from_zero(problem, lam), 0)
     model = LogisticRegression(
         l1_ratio=1, C=1 / (len(y) * lam), fit_intercept=False, solver="saga", tol=1e-9, max_iter=20_000
     )
     expected = model.fit(X, y).coef_[0]
-    np.testing.assert_allclose(found.state.theta.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    for exact in EXACT:
+        found = exact("strength", 20_000, 1e-9).correct(problem, _from_zero(problem, lam), 0)
+        np.testing.assert_allclose(found.state.theta.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_holding_the_penalty_finds_the_same_network_as_holding_its_strength() -> None:
+@pytest.mark.parametrize("exact", EXACT)
+def test_holding_the_penalty_finds_the_same_network_as_holding_its_strength(exact) -> None:
     problem = problems.diabetes().problem
-    by_strength = ProximalGradient("strength", 20_000, 1e-11).correct(problem, _from_zero(problem, 0.1), 0).state
+    by_strength = exact("strength", 20_000, 1e-11).correct(problem, _from_zero(problem, 0.1), 0).state
     level = float(problem.penalty.value(by_strength.theta))
     guess = State(problem.loss.initial(), 0.0, level)
-    by_level = ProximalGradient("penalty", 20_000, 1e-7).correct(problem, guess, 0).state.theta
+    by_level = exact("penalty", 20_000, 1e-7).correct(problem, guess, 0).state.theta
     torch.testing.assert_close(by_level, by_strength.theta, rtol=0, atol=1e-6)
     assert problem.multiplier(by_level, problem.loss.value_and_grad(by_level)[1]) == pytest.approx(0.1, rel=1e-4)
 
@@ -125,9 +133,10 @@ def test_zero_is_critical_at_its_multiplier() -> None:
     assert problem.residual(zero, grad, lam) == 0.0
 
 
-def test_not_converging_is_an_answer() -> None:
+@pytest.mark.parametrize("exact", EXACT)
+def test_not_converging_is_an_answer(exact) -> None:
     problem = problems.diabetes().problem
-    assert not ProximalGradient("strength", 3).correct(problem, _from_zero(problem, 0.01), 0).converged
+    assert not exact("strength", 3).correct(problem, _from_zero(problem, 0.01), 0).converged
 
 
 @pytest.mark.parametrize(
@@ -152,6 +161,64 @@ def test_no_adaptive_step_moves_the_weights_by_more_than_a_tenth_of_their_size(r
     found = corrector.correct(problem, guess, 0).state
     typical = float(guess.theta.abs().mean())
     assert 0.05 * typical < float((found.theta - guess.theta).abs().max()) <= 0.101 * typical
+
+
+class TestNewton:
+    """What second derivatives on the support buy, and what they must not cost."""
+
+    @pytest.mark.parametrize("held", ["strength", "penalty"])
+    @pytest.mark.parametrize("on", [PROBLEMS["diabetes"], problems.digits_network, problems.iris_network])
+    def test_the_objective_never_rises(self, on, held: str) -> None:
+        problem = on()
+        guess, lam = start(problem), 0.01 if held == "strength" else 0.0
+        found = [ActiveSetNewton(held, passes).correct(problem, guess, 0).state for passes in (1, 10, 20, 40, 80)]
+        values = [problem.loss.value(at.theta) + lam * problem.penalty.value(at.theta) for at in found]
+        assert all(b <= a * (1 + 1e-6) for a, b in pairwise(values))
+        assert values[-1] < values[0]
+
+    def test_it_takes_fewer_passes_than_proximal_gradient_steps(self) -> None:
+        _, _, problem = problems.breast_cancer()
+        spent = []
+        for exact in EXACT:
+            before = problem.loss.effort
+            assert exact("strength", 20_000, 1e-8).correct(problem, _from_zero(problem, 0.01), 0).converged
+            spent.append(problem.loss.effort - before)
+        assert spent[1] < spent[0] / 3
+
+    def test_columns_that_are_the_same_leave_the_optimum(self) -> None:
+        lasso = problems.diabetes()
+        X = np.hstack([lasso.X, lasso.X])
+        twice = problems.Lasso(X, lasso.y).problem
+        found = ActiveSetNewton("strength", 5_000, 1e-8).correct(twice, _from_zero(twice, 0.01), 0)
+        once = ActiveSetNewton("strength", 5_000, 1e-8).correct(lasso.problem, _from_zero(lasso.problem, 0.01), 0)
+        values = [
+            float(p.loss.value(f.state.theta) + 0.01 * p.penalty.value(f.state.theta))
+            for p, f in ((twice, found), (lasso.problem, once))
+        ]
+        assert found.converged
+        assert values[0] == pytest.approx(values[1], rel=1e-10)
+
+    def test_group_penalties_have_the_optimum_of_proximal_gradient_steps(self) -> None:
+        problem = problems.iris_network()
+        grouped = Problem(problem.loss, GroupL2(problem.loss.layout))
+        theta = problem.loss.initial() + 0.3 * vector(1, 55)
+        found = [exact("strength", 2_000, 1e-5).correct(grouped, State(theta, 0.01, 0.0), 0) for exact in EXACT]
+        values = [float(problem.loss.value(f.state.theta) + 0.01 * grouped.penalty.value(f.state.theta)) for f in found]
+        assert found[1].converged
+        assert values[1] <= values[0] * (1 + 1e-6)
+
+    @pytest.mark.parametrize("held", ["strength", "penalty"])
+    def test_a_path_meets_scikit_learns_duality_gap(self, held: str) -> None:
+        lasso = problems.wide()
+        problem, highest = lasso.problem, float(np.abs(lasso.X.T @ lasso.y).max()) / len(lasso.y)
+        theta = problem.loss.initial()
+        for lam in np.geomspace(highest, highest / 100, 10)[1:]:
+            level = 0.0
+            if held == "penalty":
+                model = Lasso(lam, fit_intercept=False, tol=1e-14, max_iter=10**6).fit(lasso.X, lasso.y)
+                level = float(np.abs(model.coef_).sum())
+            theta = ActiveSetNewton(held, 1_000, 1e-6).correct(problem, State(theta, lam, level), 0).state.theta
+            assert _duality_gap(lasso, theta.numpy(), lam) <= 1e-6 * float(lasso.y @ lasso.y)
 
 
 class TestCommonDescent:
@@ -221,6 +288,14 @@ class TestCommonDescent:
             assert lower <= value + 1e-15
             assert problem.penalty.value(y) <= problem.penalty.value(theta) + 1e-15
             theta, value = y, lower
+
+
+def _duality_gap(lasso: problems.Lasso, theta: np.ndarray, lam: float) -> float:
+    """Of ``||y - X theta||^2 / 2 + n lam ||theta||_1``: what scikit-learn compares with tol * ||y||^2."""
+    rest, charge = lasso.y - lasso.X @ theta, lam * len(lasso.y)
+    scale = min(1.0, charge / np.abs(lasso.X.T @ rest).max())
+    primal = rest @ rest / 2 + charge * np.abs(theta).sum()
+    return float(primal - (scale * rest @ lasso.y - scale**2 * rest @ rest / 2))
 
 
 def _from_zero(problem: Problem, lam: float) -> State:

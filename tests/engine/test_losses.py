@@ -56,6 +56,29 @@ class TestContract:
         assert float(loss.value(theta)) == pytest.approx(float(with_gradient), rel=1e-12)
         assert loss.effort - before == pytest.approx(1 / 3)
 
+    def test_hessian_products_are_symmetric_and_linear(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1
+        support = torch.arange(0, loss.n_params, 2)
+        u, v = (problems.vector(seed, len(support)).to(theta) for seed in (1, 2))
+        product = loss.hvp(theta, support)
+        assert float(u @ product(v)) == pytest.approx(float(v @ product(u)), rel=1e-3, abs=1e-5)
+        torch.testing.assert_close(product(u + 2 * v), product(u) + 2 * product(v), rtol=1e-3, atol=1e-5)
+
+    def test_hessian_products_stay_those_of_their_weights(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1
+        support = torch.arange(loss.n_params)
+        product, direction = loss.hvp(theta, support), problems.vector(1, loss.n_params).to(theta)
+        before = product(direction)
+        loss.value_and_grad(theta + 1, next(loss.batches(0, 50)))
+        assert torch.equal(product(direction), before)
+
+    def test_hessian_products_count_as_effort(self, loss: Loss) -> None:
+        support = torch.arange(0, loss.n_params, 2)
+        product, before = loss.hvp(loss.initial(), support), loss.effort
+        product(torch.ones_like(loss.initial()[support]))
+        share = 1.0 if isinstance(loss, NetworkLoss) else len(support) / loss.n_params
+        assert loss.effort - before == pytest.approx(share)
+
     def test_arguments_and_answers_are_the_callers_own(self, loss: Loss) -> None:
         theta = loss.initial()
         kept = theta.clone()
@@ -90,6 +113,52 @@ def test_flat_gradient_is_the_networks_own() -> None:
     expected.backward()
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(grad, torch.cat([p.grad.reshape(-1) for p in twin.parameters()]))
+
+
+def hessian(loss: Loss, theta: torch.Tensor) -> torch.Tensor:
+    product = loss.hvp(theta, torch.arange(loss.n_params))
+    return torch.stack([product(row) for row in torch.eye(loss.n_params, dtype=theta.dtype)])
+
+
+def test_hessian_of_least_squares_is_the_gram_matrix() -> None:
+    lasso = problems.diabetes()
+    found = hessian(lasso.problem.loss, lasso.problem.loss.initial())
+    np.testing.assert_allclose(found.numpy(), lasso.X.T @ lasso.X / len(lasso.y), rtol=0, atol=1e-14)
+
+
+def test_hessian_of_the_logistic_loss_is_autograds() -> None:
+    X, y, problem = problems.breast_cancer()
+    X, y, theta = torch.tensor(X), torch.tensor(y), 0.1 * problems.vector(1, 30)
+    expected = torch.autograd.functional.hessian(lambda t: nn.functional.softplus(-y * (X @ t)).mean(), theta)
+    torch.testing.assert_close(hessian(problem.loss, theta), expected)
+
+
+@pytest.mark.parametrize("chunk", [4096, 60])
+@pytest.mark.parametrize("make", [problems.iris_network, problems.digits_network, problems.norm_network])
+def test_hessian_of_a_network_is_autograds(make, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.losses.CHUNK", chunk)
+    loss = make().loss
+    assert isinstance(loss, NetworkLoss)
+    theta = loss.initial() + 0.1 * problems.vector(1, loss.n_params).to(loss.initial())
+    support = torch.arange(0, loss.n_params, 5)
+    direction = problems.vector(2, len(support)).to(theta)
+    X, y = loss._X, loss._y
+
+    def value(flat: torch.Tensor) -> torch.Tensor:
+        weights = {b.name: flat[b.start : b.stop].view(b.shape) for b in loss.layout}
+        return nn.functional.cross_entropy(torch.func.functional_call(loss.module.eval(), weights, (X,)), y)
+
+    along = torch.zeros_like(theta).index_copy(0, support, direction)
+    expected = torch.autograd.functional.vhp(value, theta, along)[1][support]
+    torch.testing.assert_close(loss.hvp(theta, support)(direction), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_hessian_of_a_smooth_network_is_how_its_gradient_changes() -> None:
+    loss = problems.iris_network().loss
+    theta, direction = loss.initial() + 0.1, problems.vector(1, loss.n_params)
+    ahead, behind = (loss.value_and_grad(theta + step * direction)[1] for step in (1e-5, -1e-5))
+    product = loss.hvp(theta, torch.arange(loss.n_params))
+    torch.testing.assert_close(product(direction), (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
 def test_layout_tells_weights_biases_and_norms_apart() -> None:

@@ -156,3 +156,12 @@ def test_a_pattern_that_matches_nothing_is_refused_by_name() -> None:
 def test_groups_need_a_matrix() -> None:
     with pytest.raises(InvalidSpec, match="no weight matrix"):
         GroupL2((Block("bias", (4,), 0, "bias"),), parameters="all")
+
+
+@pytest.mark.parametrize("name", problems.PENALTIES)
+def test_curvature_is_how_the_subgradient_changes(name: str) -> None:
+    penalty, theta, direction = problems.PENALTIES[name], vector(1), vector(2)
+    ahead, behind = (penalty.subgradient(theta + step * direction) for step in (1e-6, -1e-6))
+    found = penalty.curvature(theta, direction)
+    expected = (ahead - behind) / 2e-6
+    torch.testing.assert_close(torch.zeros_like(theta) if found is None else found, expected, rtol=1e-6, atol=1e-8)

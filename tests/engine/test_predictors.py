@@ -1,10 +1,12 @@
 """Predictors: the sign of the step is the direction, its size the share of the improved objective to shed."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import lars_path
 
 from engine.front import ParetoPoint, Waypoint
-from engine.predictors import PREDICTORS, Secant
+from engine.predictors import PREDICTORS, Secant, Shrinkage, Tangent
 from engine.problem import Problem
 from engine.tracers.base import Budget
 from engine.tracers.methods import continuation
@@ -77,6 +79,39 @@ def test_the_secant_stops_weights_at_zero() -> None:
     points = [_waypoint(problem, theta) for theta in (base + 0.1, base)]
     guess = Secant().predict(problem, points, 0.09, 0)
     assert guess.theta[0] == 0.0
+
+
+@pytest.mark.parametrize(("begun", "ended"), [(0.8, 0.3), (0.2, 0.7)])
+@pytest.mark.parametrize("segment", range(2, 12))
+def test_the_tangent_is_exact_between_the_knots_of_the_lasso(segment: int, begun: float, ended: float) -> None:
+    lasso = problems.diabetes()
+    knots, _, path = lars_path(lasso.X, lasso.y, method="lasso")
+    here, there = ((1 - t) * path[:, segment] + t * path[:, segment + 1] for t in (begun, ended))
+    strength = (1 - ended) * knots[segment] + ended * knots[segment + 1]
+    waypoint = _waypoint(lasso.problem, torch.tensor(here))
+    change = float(np.abs(there).sum() / np.abs(here).sum()) - 1
+    point = waypoint.point
+    step = -change if change < 0 else -change * point.lam * point.penalty / point.loss
+    guess = Tangent(tolerance=1e-12).predict(lasso.problem, [waypoint], step, 0)
+    np.testing.assert_allclose(guess.theta.numpy(), there, rtol=0, atol=1e-13)
+    assert guess.lam == pytest.approx(strength, rel=1e-9)
+
+
+def test_the_tangent_stops_weights_at_zero() -> None:
+    lasso = problems.diabetes()
+    _, _, path = lars_path(lasso.X, lasso.y, method="lasso")
+    theta = torch.tensor(path[:, 10])
+    guess = Tangent().predict(lasso.problem, [_waypoint(lasso.problem, theta)], 0.6, 0)
+    assert (guess.theta * theta >= 0).all()
+    assert (guess.theta != 0).sum() < (theta != 0).sum()
+    assert float(lasso.problem.penalty.value(guess.theta)) <= guess.level * (1 + 1e-12)
+
+
+def test_the_tangent_shrinks_where_the_loss_curves_downwards() -> None:
+    problem = problems.iris_network()
+    waypoint = _waypoint(problem, problems.vector(1, 55))
+    guess, shrunk = (p.predict(problem, [waypoint], 0.2, 0) for p in (Tangent(), Shrinkage()))
+    assert torch.equal(guess.theta, shrunk.theta)
 
 
 def _waypoint(problem: Problem, theta: torch.Tensor) -> Waypoint:

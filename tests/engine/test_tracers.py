@@ -28,6 +28,8 @@ SETTINGS = {
     "secant, three sweeps": {**QUICK, "predictor": "secant", "sweeps": 3},
     "multiobjective": {"epochs": 5, "anchor_epochs": 10, "corrector": "multiobjective"},
     "exact": {"epochs": 20, "anchor_epochs": 50, "corrector": "proximal_gradient"},
+    "newton": {"epochs": 20, "anchor_epochs": 50, "corrector": "newton"},
+    "tangent": {**QUICK, "predictor": "tangent"},
     "from the network": {**QUICK, "start": "network", "predictor": "gradient"},
 }
 
@@ -103,9 +105,10 @@ def test_resumes_with_batch_norm_statistics() -> None:
 
 @pytest.mark.parametrize("held", ["penalty", "strength"])
 @pytest.mark.parametrize("data", [problems.diabetes, problems.wide])
-def test_every_waypoint_is_scikit_learns_lasso(data, held: str) -> None:
+@pytest.mark.parametrize(("exact", "passes"), [("newton", 2_000), ("proximal_gradient", 30_000)])
+def test_every_waypoint_is_scikit_learns_lasso(exact: str, passes: int, data, held: str) -> None:
     lasso = data()
-    settings = {"corrector": "proximal_gradient", "epochs": 30_000, "anchor_epochs": 30_000, "tolerance": 1e-9}
+    settings = {"corrector": exact, "epochs": passes, "anchor_epochs": passes, "tolerance": 1e-9}
     found = continuation(12, 0, Budget(), held=held, sweeps=1, strength=0.01, end=1.0, **settings)
     for waypoint in found.trace(lasso.problem):
         point, theta = waypoint.point, waypoint.theta
