@@ -225,6 +225,17 @@ class Criterion(ABC):
         """Mean loss, 0-d."""
 
     @abstractmethod
+    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of each member of a population, shape (n_members,).
+
+        Parameters
+        ----------
+        outputs : Tensor, shape (n_members, n_outputs, n_samples)
+        y : Tensor, shape (n_samples, ...) or (n_members, n_samples, ...)
+            Targets of all members, or of each its own.
+        """
+
+    @abstractmethod
     def check(self, dataset: Dataset) -> int:
         """Number of outputs the network needs; refuses data the criterion is not for."""
 
@@ -240,6 +251,9 @@ class CrossEntropy(Criterion):
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, y)
 
+    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, y.expand(len(outputs), -1), reduction="none").mean(dim=1)
+
     def check(self, dataset: Dataset) -> int:
         _need_task(dataset, "classification", "cross_entropy")
         return dataset.n_outputs
@@ -254,6 +268,10 @@ class LogisticLoss(Criterion):
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
+
+    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
+        targets = y.to(outputs.dtype).expand(len(outputs), -1)
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets, reduction="none").mean(dim=1)
 
     def check(self, dataset: Dataset) -> int:
         _need_task(dataset, "classification", "logistic")
@@ -273,6 +291,9 @@ class SquaredError(Criterion):
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         return (outputs - y).square().sum() / (2 * len(y))
+
+    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y.mT).square().sum(dim=(1, 2)) / (2 * outputs.shape[2])
 
     def check(self, dataset: Dataset) -> int:
         _need_task(dataset, "regression", "squared_error")
@@ -388,6 +409,13 @@ class NetworkLoss(Loss):
             for X, y in self._chunks(self._X, self._y):
                 total += self.criterion(self.module(X), y) * (len(X) / self.n_samples)
         return total
+
+    def samples(self, batch: Batch | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets on the device: those of a mini-batch at once, or all of the training data in chunks."""
+        if batch is None:
+            yield from self._chunks(self._X, self._y)
+        else:
+            yield self._fetch(batch)
 
     def metrics(self, theta: Tensor) -> dict[str, float]:
         self._theta.copy_(theta)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from engine.registry import extend
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
-from engine.tracers.methods import continuation, refit
+from engine.tracers.methods import continuation, population, refit
+from engine.tracers.population import Plan, Population
 from engine.tracers.refit import Refit
 
-TRACERS: dict[str, Callable[..., Tracer]] = {"continuation": continuation, "refit": refit}
+TRACERS: dict[str, Callable[..., Tracer]] = {"continuation": continuation, "population": population, "refit": refit}
 extend(TRACERS, "paretopath.methods")
 
-__all__ = ["TRACERS", "Budget", "Continuation", "Refit", "Rules", "Tracer"]
+__all__ = ["TRACERS", "Budget", "Continuation", "Plan", "Population", "Refit", "Rules", "Tracer"]

@@ -14,11 +14,13 @@ from engine.correctors import (
     ProximalGradient,
 )
 from engine.correctors.multiobjective import Solver
+from engine.correctors.population import PopulationDescent
 from engine.errors import InvalidSpec, UnknownName
 from engine.predictors import PREDICTORS
 from engine.registry import OneOf, lookup
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
+from engine.tracers.population import Plan, Population
 from engine.tracers.refit import Refit, Selection
 
 Kind = Literal["accelerated", "adaptive", "multiobjective", "newton", "proximal_gradient"]
@@ -29,6 +31,7 @@ Count = Annotated[int, Ge(1)]
 STEPS, LARGE_BATCH_STEPS, ANCHOR_STEPS = 120, 54, 240
 ANCHOR_RATE = 3e-3
 REFIT_STEPS = 480
+POPULATION_STEPS = 400
 EXACT_PASSES = 1000
 EXACT: dict[str, type[ActiveSetNewton | ProximalGradient]] = {
     "newton": ActiveSetNewton,
@@ -149,6 +152,52 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
 
     steps = _Steps(REFIT_STEPS, batch, rate, "exact", tolerance)
     return Refit(Selection(job, points, dominated), _corrector(corrector, "strength", epochs, steps), seed, budget)
+
+
+def population(  # noqa: PLR0913 - every argument is a setting of the user's
+    points: int,
+    seed: int,
+    budget: Budget,
+    *,
+    levels: tuple[Annotated[float, Gt(0)], ...] = (),
+    starts: Count | None = None,
+    rounds: Count = 3,
+    epochs: Count | None = None,
+    end: Share = 0.99,
+    strength: Annotated[float, Gt(0)] = 3e-4,
+    batch: Count | None = None,
+    rate: Annotated[float, Gt(0)] = 0.1,
+) -> Tracer:
+    """Trace all points at once, several small networks for each, in rounds that pass weights on between neighbours.
+
+    Parameters
+    ----------
+    levels : tuple of float
+        Values of the penalty that must be among the points, such as 5, 10, 20; the others lie evenly in between.
+    starts : int
+        Networks per point that are trained at once, of which the best is kept; by default 1 to 16, the more the smaller
+        the network.
+    rounds : int
+        Times that all networks are trained, each but the first from the best of the neighbours and from fresh starts.
+    epochs : int
+        Passes over the training data per round; by default as many as make up 400 mini-batch steps, more where there
+        are fewer than 1,000 samples.
+    end : float
+        Sparsity at which the points end; where no network is that sparse, the last one is the zero network.
+    strength : float
+        Strength of the penalty at the first network, whose penalty is the largest of all.
+    batch : int
+        Samples in a mini-batch; chosen from the data by default.
+    rate : float
+        Adam's highest learning rate as a share of the mean size of a network's nonzero weights.
+    """
+    if points < 2:
+        raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
+    if len(levels) > points - 3:
+        raise InvalidSpec(f"{len(levels)} levels leave no room for others among {points} points")
+
+    plan = Plan(points, levels, starts, rounds, end, strength)
+    return Population(PopulationDescent(epochs, POPULATION_STEPS, batch, rate), plan, seed, budget)
 
 
 @dataclass(frozen=True, slots=True)

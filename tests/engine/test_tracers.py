@@ -16,7 +16,7 @@ from engine.penalties import L1
 from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
-from engine.tracers.methods import continuation
+from engine.tracers.methods import continuation, population
 from tests.engine import problems
 
 QUICK = {"epochs": 2, "anchor_epochs": 10, "sweeps": 2}
@@ -31,11 +31,13 @@ SETTINGS = {
     "newton": {"epochs": 20, "anchor_epochs": 50, "corrector": "newton"},
     "tangent": {**QUICK, "predictor": "tangent"},
     "from the network": {**QUICK, "start": "network", "predictor": "gradient"},
+    "population": {"epochs": 2, "rounds": 2, "starts": 2},
 }
+FACTORIES = {"population": population}
 
 
 def tracer(name: str, points: int = 8, **more: object) -> Tracer:
-    return continuation(points, 0, Budget(), **{**SETTINGS[name], **more})
+    return FACTORIES.get(name, continuation)(points, 0, Budget(), **{**SETTINGS[name], **more})
 
 
 @pytest.fixture(params=SETTINGS)
@@ -52,10 +54,11 @@ def same(a: Waypoint, b: Waypoint) -> bool:
 
 class TestContract:
     def test_indices_count_up_and_parents_came_before(self, name: str) -> None:
-        points = [w.point for w in tracer(name).trace(problems.digits_network())]
+        found = tracer(name)
+        points = [w.point for w in found.trace(problems.digits_network())]
         assert [p.index for p in points] == list(range(len(points)))
         assert all(p.parent is None or p.parent < p.index for p in points)
-        assert 2 <= len(points) <= 2 * 8 * SETTINGS[name].get("sweeps", 1)
+        assert 2 <= len(points) <= 2 * found.expected
 
     def test_numbers_are_those_of_the_stored_weights(self, name: str) -> None:
         problem = problems.norm_network()
