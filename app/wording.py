@@ -25,6 +25,7 @@ LABELS = {
     "seconds": "seconds of work",
     "index": "order of discovery",
     "sweep": "sweep",
+    "penalty_saved": "penalty saved by the clean-up",
     "source": "refitted from point",
 }
 SHORT = {

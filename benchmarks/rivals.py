@@ -151,6 +151,7 @@ def _cost(problem: Problem, begun: float) -> Cost:
 
 
 def _point(problem: Problem, state: State, index: int) -> ParetoPoint:
+    state = problem.cleaned(state)
     problem.loss.load_buffers(state.buffers)
     value, grad = problem.loss.value_and_grad(state.theta)
     return ParetoPoint(

@@ -62,7 +62,7 @@ class ParetoPoint:
         Seconds of work since the job began (pauses and restarts not counted).
     metrics : mapping of str to float
         ``l1`` of all parameters, and as available ``train_accuracy, validation_loss, validation_accuracy,
-        test_loss, test_accuracy``.
+        test_loss, test_accuracy``; ``penalty_saved``, what the clean-up took off the penalty, where it was tried.
     layers : tuple of Layer
         Sparsity by parameter tensor, in the network's order.
     """

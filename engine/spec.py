@@ -7,6 +7,7 @@ from typing import Any, Self, get_origin
 import torch
 from torch import nn
 
+from engine.cleanup import Cleanup
 from engine.data import DATASETS, Dataset, is_path, load, settings
 from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
@@ -169,7 +170,9 @@ def build(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = N
     tracer = _tracer(spec)
     _follow(tracer, trails, module)
     loss = NetworkLoss(module, dataset, criterion, _device(spec.device))
-    return Experiment(Problem(loss, penalty), tracer, dataset)
+    cleanup = Cleanup(module, penalty)
+    problem = Problem(loss, penalty, cleanup if tracer.cleanup and cleanup.n_units else None)
+    return Experiment(problem, tracer, dataset)
 
 
 def rebuild(spec: JobSpec, facts: Mapping[str, Any], waypoint: Waypoint) -> nn.Module:

@@ -39,11 +39,14 @@ class Tracer(ABC):
         Why the iteration ended, one sentence; empty before.
     follows : int or None
         Number of the job whose networks it needs; they are handed over by `follow` before it traces.
+    cleanup : bool
+        Whether it is to clean networks before it stores them.
     """
 
     expected: int
     ended: str = ""
     follows: int | None = None
+    cleanup: bool = True
 
     def follow(self, source: Trail) -> None:  # noqa: B027 - most tracers follow no other job
         """Take what the job `follows` has found; then `expected` is known.
@@ -127,6 +130,8 @@ def measured(problem: Problem, clock: Clock, at: State, lam: float | None, known
     theta, (loss, grad) = at.theta, known
     strength = problem.multiplier(theta, grad) if lam is None else lam
     metrics = {"l1": float(theta.abs().sum()), **problem.loss.metrics(theta)}
+    if problem.cleanup:
+        metrics["penalty_saved"] = at.saved
     point = ParetoPoint(
         index=0,
         parent=None,

@@ -16,7 +16,7 @@ from engine.correctors import Corrector, ProximalGradient
 from engine.errors import Diverged
 from engine.front import Waypoint
 from engine.predictors import Predictor, state
-from engine.problem import Problem, State
+from engine.problem import SCALES, Problem, State
 from engine.tracers import stride
 from engine.tracers.base import Budget, Clock, Tracer, measured
 from engine.tracers.slots import Slots
@@ -55,6 +55,8 @@ class Rules:
         "dense": train an anchor first; "network": start from the weights the network was made with.
     strength : float
         Strength of the penalty at the first point.
+    cleanup : bool
+        Whether networks are stored clean; the search goes on from them as they were found.
     """
 
     points: int = 40
@@ -63,6 +65,7 @@ class Rules:
     floor: float = 0.01
     start: Literal["dense", "network"] = "dense"
     strength: float = 1e-3
+    cleanup: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,13 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Weights with what was measured there: the loss on all data, and of corrected ones the gradient."""
+    """Weights with their penalty, and the same network clean with what was measured there.
+
+    That is the loss on all data, and of corrected ones the gradient.
+    """
 
     state: State
+    clean: State
     loss: float
     penalty: float
     parent: int | None
@@ -90,7 +97,7 @@ class _Found:
         problem.loss.load_buffers(self.state.buffers)
         if self.grad is not None:
             return self.loss, self.grad
-        return self.loss, problem.loss.value_and_grad(self.state.theta)[1]
+        return self.loss, problem.loss.value_and_grad(self.clean.theta)[1]
 
     def merit(self, lam: float, held: Held) -> float:
         """What the corrector lowers; a loss that is no number has the worst."""
@@ -144,10 +151,10 @@ class Continuation(Tracer):
         self._predictor, self._corrector, self._anchor = predictor, corrector, anchor
         self._rules, self._seed, self._budget = rules, seed, budget or Budget()
         self._held: Held = held
-        self.expected = rules.points * rules.sweeps
+        self.expected, self.cleanup = rules.points * rules.sweeps, rules.cleanup
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
-        slots, clock = Slots(trail), Clock(problem, trail)
+        slots, clock = Slots(trail, problem.uncleaned), Clock(problem, trail)
         if not slots.trail:
             yield slots.add(self._first(problem, clock))
         directions = (1,) if self._rules.start == "dense" else (-1, 1)
@@ -350,14 +357,20 @@ class Continuation(Tracer):
         anchored = index == 0 and self._rules.start == "dense"
         lam = found.state.lam if self._held == "strength" or anchored else None
         memory = {**asdict(place), "step": found.state.step or math.nan}
-        waypoint = measured(problem, clock, found.state, lam, found.known(problem))
+        if found.clean.scales is not None:
+            memory[SCALES] = found.clean.scales.cpu()
+        waypoint = measured(problem, clock, found.clean, lam, found.known(problem))
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
 
     def _bare(self, problem: Problem, found: _Found, like: Waypoint) -> Waypoint:
         """What a prediction needs of a network that is not kept."""
         theta = found.state.theta
-        lam = found.state.lam if self._held == "strength" else problem.multiplier(theta, found.known(problem)[1])
+        lam = (
+            found.state.lam
+            if self._held == "strength"
+            else problem.multiplier(found.clean.theta, found.known(problem)[1])
+        )
         point = replace(like.point, loss=found.loss, penalty=found.penalty, lam=lam)
         buffers = {name: tensor.cpu().numpy() for name, tensor in found.state.buffers.items()}
         return replace(like, point=point, theta=theta.cpu().numpy(), buffers=buffers)
@@ -398,13 +411,15 @@ def _feasible(problem: Problem, guess: State, held: Held) -> State:
 
 def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:
     problem.loss.load_buffers(at.buffers)
-    return _Found(at, float(problem.loss.value(at.theta)), float(problem.penalty.value(at.theta)), parent)
+    clean = problem.cleaned(at)
+    return _Found(at, clean, float(problem.loss.value(clean.theta)), float(problem.penalty.value(at.theta)), parent)
 
 
 def _measured(problem: Problem, at: State, parent: int | None) -> _Found:
     problem.loss.load_buffers(at.buffers)
-    value, grad = problem.loss.value_and_grad(at.theta)
-    return _Found(at, float(value), float(problem.penalty.value(at.theta)), parent, grad)
+    clean = problem.cleaned(at)
+    value, grad = problem.loss.value_and_grad(clean.theta)
+    return _Found(at, clean, float(value), float(problem.penalty.value(at.theta)), parent, grad)
 
 
 def _least_bad(tried: Sequence[_Found], guess: State, held: Held) -> _Found:

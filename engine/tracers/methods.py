@@ -58,6 +58,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     rate: Annotated[float, Gt(0)] | None = None,
     solver: Solver = "exact",
     tolerance: Annotated[float, Gt(0)] = 1e-6,
+    cleanup: bool = True,
 ) -> Tracer:
     """Predict and correct along the path, point by point, in several sweeps of which the best is kept.
 
@@ -96,6 +97,9 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         How a multiobjective step finds its trade-off: exactly, or by the ten bisections of the authors' code.
     tolerance : float
         Where exact steps stop, relative to the gradient.
+    cleanup : bool
+        Whether stored networks are rid of what adds to the penalty and changes no answer: units without an effect and,
+        under the l1 norm, scale that the next layer can carry at less.
     """
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
@@ -107,7 +111,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         lookup("predictor", PREDICTORS, predictor)(),
         _corrector(corrector, held, epochs, steps),
         anchor,
-        Rules(points, sweeps, end, floor, start, strength),
+        Rules(points, sweeps, end, floor, start, strength, cleanup),
         seed,
         budget,
         "nothing" if corrector == "multiobjective" else held,
@@ -126,6 +130,7 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     batch: Count | None = None,
     tolerance: Annotated[float, Gt(0)] = 1e-6,
     dominated: bool = False,
+    cleanup: bool = True,
 ) -> Tracer:
     """Train the nonzero weights of another job's networks without the penalty, the zeros stay zero.
 
@@ -146,12 +151,15 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
         Where exact steps stop, relative to the gradient.
     dominated : bool
         Refit those networks too that another beats in both nonzero weights and training loss.
+    cleanup : bool
+        Whether refitted networks are rid of what adds to the penalty and changes no answer.
     """
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
 
     steps = _Steps(REFIT_STEPS, batch, rate, "exact", tolerance)
-    return Refit(Selection(job, points, dominated), _corrector(corrector, "strength", epochs, steps), seed, budget)
+    trained = _corrector(corrector, "strength", epochs, steps)
+    return Refit(Selection(job, points, dominated), trained, seed, budget, cleanup)
 
 
 def population(  # noqa: PLR0913 - every argument is a setting of the user's

@@ -64,6 +64,8 @@ class Refit(Tracer):
         Holds the strength; it minimises over the support because its penalty is the support's indicator.
     seed : int
     budget : Budget, optional
+    cleanup : bool
+        Whether refitted networks are cleaned before they are stored.
 
     References
     ----------
@@ -71,8 +73,15 @@ class Refit(Tracer):
     Belloni, Chernozhukov, "Least squares after model selection in high-dimensional sparse models", Bernoulli 19, 2013.
     """
 
-    def __init__(self, selection: Selection, corrector: Corrector, seed: int = 0, budget: Budget | None = None) -> None:
-        self._selection, self._corrector = selection, corrector
+    def __init__(
+        self,
+        selection: Selection,
+        corrector: Corrector,
+        seed: int = 0,
+        budget: Budget | None = None,
+        cleanup: bool = True,
+    ) -> None:
+        self._selection, self._corrector, self.cleanup = selection, corrector, cleanup
         self._seed, self._budget = seed, budget or Budget()
         self._source: Sequence[Waypoint] = ()
         self._chosen: list[ParetoPoint] = []
@@ -107,7 +116,7 @@ class Refit(Tracer):
         """The better of the network as it was and as refitted, with its loss and gradient on all data."""
         on_support = replace(problem, penalty=Support(start.theta != 0))
         refitted = self._corrector.correct(on_support, replace(start, step=None), draw).state
-        both = [(at, _known(problem, at)) for at in (start, refitted)]
+        both = [(at, _known(problem, at)) for at in (start, problem.cleaned(refitted))]
         return min(both, key=lambda found: found[1][0])
 
     def _draw(self, source: int) -> int:

@@ -7,6 +7,7 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from torch import Tensor, nn
 
+from engine.cleanup import Cleanup
 from engine.data import Dataset, load
 from engine.losses import Block, CrossEntropy, LeastSquares, Logistic, NetworkLoss
 from engine.penalties import L1, GroupL2
@@ -89,7 +90,8 @@ def norm_network() -> Problem:
 
 def network_problem(module: nn.Module, data: Dataset) -> Problem:
     loss = NetworkLoss(module, data, CrossEntropy())
-    return Problem(loss, L1(loss.layout))
+    penalty = L1(loss.layout)
+    return Problem(loss, penalty, Cleanup(module, penalty))
 
 
 def dataset(X: np.ndarray, y: np.ndarray) -> Dataset:

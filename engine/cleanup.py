@@ -1,0 +1,208 @@
+"""What a network can shed without changing an answer: units that do nothing, and scale in the wrong place.
+
+What nothing reads needs no incoming weights. A unit without incoming weights is a constant, which its readers' biases
+can hold. And where the activation is positively homogeneous, a unit's incoming weights may be scaled by c > 0 and its
+outgoing ones by 1 / c: of all networks that differ in such scales alone, one has the least l1 norm.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from engine.penalties import L1, Penalty
+from engine.structure import Joint, joints, view
+
+MOST_SWEEPS = 1000
+SETTLED = 1e-9
+
+
+@final
+class Cleanup:
+    """The same function by weights of a smaller penalty and fewer nonzeros, as far as the network's structure allows.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Its hidden units are those that `engine.structure.joints` finds; there may be none.
+    penalty : Penalty
+        Under `L1` units are rescaled, and constant ones given to biases where that is cheaper; under others only
+        weights without an effect are dropped.
+
+    Attributes
+    ----------
+    n_units : int
+        Hidden units it can clean.
+
+    References
+    ----------
+    Stock, Graham, Gribonval, Jegou, "Equi-normalization of neural networks", ICLR 2019 (the rescaling of least norm).
+    """
+
+    def __init__(self, module: nn.Module, penalty: Penalty) -> None:
+        self._joints, self._penalty = joints(module), penalty
+        self.n_units = sum(joint.n_units for joint in self._joints)
+        self._in_l1 = isinstance(penalty, L1)
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean weights; zeros stay zero, and where nothing is gained all stay as they are.
+
+        Returns
+        -------
+        cleaned : Tensor, shape (n_params,)
+        scales : Tensor, shape (n_units,)
+            What the value of each hidden unit was multiplied by.
+        """
+        cleaned, scales = theta.clone(), self._ones(theta)
+        self._silence(cleaned)
+        folding = True
+        while folding:
+            scales = scales * self._rescale(cleaned)
+            folding = self._fold(cleaned)
+        gained = bool(self._penalty.value(cleaned) <= self._penalty.value(theta))
+        return (cleaned, scales) if gained else (theta.clone(), self._ones(theta))
+
+    def undone(self, theta: Tensor, scales: Tensor) -> Tensor:
+        """The weights before they were rescaled, up to rounding; what was dropped stays away."""
+        undone = theta.clone()
+        self._scale(undone, 1 / scales)
+        return undone
+
+    def _silence(self, theta: Tensor) -> None:
+        """Drop the incoming weights of units that nothing reads."""
+        for joint in reversed(self._joints):
+            unread = (joint.outgoing(theta) == 0).all(dim=2).all(dim=0)
+            joint.incoming(theta)[unread] = 0
+            if joint.bias:
+                view(theta, joint.bias)[unread] = 0
+
+    def _fold(self, theta: Tensor) -> bool:
+        """Drop units without incoming weights; what is read of them goes into the next biases. Whether there were."""
+        folded = [self._fold_at(theta, joint) for joint in self._joints]
+        return any(folded)
+
+    def _fold_at(self, theta: Tensor, joint: Joint) -> bool:
+        outgoing, bias = joint.outgoing(theta), _biases(theta, joint)
+        read = joint.activated(bias)
+        idle = (joint.incoming(theta) == 0).all(dim=1) & (outgoing != 0).any(dim=2).any(dim=0)
+        chosen = idle & ((read == 0) | self._cheaper_as_bias(theta, joint, read))
+        if joint.next_bias:
+            view(theta, joint.next_bias).add_(outgoing.sum(dim=2) @ torch.where(chosen, read, 0.0))
+        bias[chosen] = 0
+        outgoing[:, chosen] = 0
+        return bool(chosen.any())
+
+    def _cheaper_as_bias(self, theta: Tensor, joint: Joint, read: Tensor) -> Tensor:
+        """Which constants cost no more as part of the next biases, whatever these are, and need no new ones."""
+        if not (self._in_l1 and joint.uniform and joint.next_bias):
+            return torch.zeros_like(read, dtype=torch.bool)
+        shift, magnitude = joint.outgoing(theta).sum(dim=2) * read, self._magnitude(theta)
+        charged = view(self._penalty.penalised, joint.next_bias).to(theta)
+        saved = joint.outgoing(magnitude).sum(dim=(0, 2)) + _biases(magnitude, joint)
+        known = ((shift == 0) | (view(theta, joint.next_bias) != 0)[:, None]).all(dim=0)
+        return known & (charged @ shift.abs() <= saved)
+
+    def _rescale(self, theta: Tensor) -> Tensor:
+        """Scale all units to the least norm, unless that would change it by less than its rounding; by what."""
+        if not self._in_l1 or not self.n_units:
+            return self._ones(theta)
+        scales = torch.cat(balanced(self._levels(theta))).to(theta)
+        if bool((scales.log().abs() <= math.sqrt(torch.finfo(theta.dtype).eps)).all()):
+            return self._ones(theta)
+        self._scale(theta, scales)
+        return scales
+
+    def _scale(self, theta: Tensor, scales: Tensor) -> None:
+        start = 0
+        for joint in self._joints:
+            scale = scales[start : start + joint.n_units]
+            start += joint.n_units
+            joint.incoming(theta).mul_(scale[:, None])
+            joint.outgoing(theta).div_(scale[:, None])
+            if joint.bias:
+                view(theta, joint.bias).mul_(scale)
+
+    def _levels(self, theta: Tensor) -> "list[Level]":
+        magnitude = self._magnitude(theta)
+        first = [_level(magnitude, joint, None) for joint in self._joints[:1]]
+        return first + [_level(magnitude, joint, before) for before, joint in pairwise(self._joints)]
+
+    def _ones(self, theta: Tensor) -> Tensor:
+        return torch.ones(self.n_units, dtype=theta.dtype, device=theta.device)
+
+    def _magnitude(self, theta: Tensor) -> Tensor:
+        """What each weight adds to the l1 norm."""
+        return theta.abs() * self._penalty.penalised.to(theta.device)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The weights of one joint as sizes.
+
+    Parameters
+    ----------
+    incoming : Tensor, shape (n_units, n_sources)
+    bias : Tensor, shape (n_units,)
+    outgoing : Tensor, shape (n_next, n_units)
+    chained : bool
+        Whether the sources are the units of the level before.
+    homogeneous : bool
+        Whether the units can be scaled.
+    """
+
+    incoming: Tensor
+    bias: Tensor
+    outgoing: Tensor
+    chained: bool
+    homogeneous: bool
+
+
+def balanced(levels: Sequence[Level]) -> list[Tensor]:
+    """The scales of each level's units, shape (n_units,), that make the norm least.
+
+    The units take turns: each gets the scale that is best while the others keep theirs, sqrt(b / a) with a the norm of
+    its incoming weights and b that of its outgoing ones. In the logarithms of the scales the norm is a sum of
+    exponentials, so it is smooth and convex; where every unit lies on a path from an input or a bias to an output, it
+    grows without bound in every direction. So the minimum is unique, and exact turns converge to it.
+
+    References
+    ----------
+    Osborne, "On pre-conditioning of matrices", Journal of the ACM 7, 1960 (the same turns, for a matrix).
+    Ostrovsky, Rabani, Yousefi, "Matrix balancing in Lp norms", SODA 2017 (their rate in the l1 norm).
+    """
+    scales = [torch.ones_like(level.bias) for level in levels]
+    scaled = [place for place, level in enumerate(levels) if level.homogeneous]
+    for _ in range(MOST_SWEEPS):
+        changes = [_turn(levels, scales, place) for place in scaled]
+        if max(changes, default=0.0) <= SETTLED:
+            break
+    return scales
+
+
+def _turn(levels: Sequence[Level], scales: list[Tensor], place: int) -> float:
+    """Give a level's units their best scales; the largest relative change."""
+    here, after = levels[place], levels[place + 1] if place + 1 < len(levels) else None
+    made = here.bias + (here.incoming @ (1 / scales[place - 1]) if here.chained else here.incoming.sum(dim=1))
+    read = scales[place + 1] @ here.outgoing if after and after.chained else here.outgoing.sum(dim=0)
+    best = torch.where((made > 0) & (read > 0), (read / made).sqrt(), scales[place])
+    change = float((best / scales[place]).log().abs().max())
+    scales[place] = best
+    return change
+
+
+def _level(magnitude: Tensor, joint: Joint, before: Joint | None) -> Level:
+    chained = before is not None and before.read_by == joint.made_by
+    incoming = before.outgoing(magnitude).sum(dim=2) if before and chained else joint.incoming(magnitude)
+    sizes = (incoming, _biases(magnitude, joint), joint.outgoing(magnitude).sum(dim=2))
+    sources, bias, readers = (size.double().cpu() for size in sizes)
+    return Level(sources, bias, readers, chained, joint.homogeneous)
+
+
+def _biases(theta: Tensor, joint: Joint) -> Tensor:
+    """The units' biases, a view of `theta`; zeros where the layer has none."""
+    return view(theta, joint.bias) if joint.bias else torch.zeros_like(joint.incoming(theta)[:, 0])
