@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: run test test-fast lint bench install install-dev browser clean
+.PHONY: run test test-fast lint bench bench-gpu install install-dev browser clean
 
 run: $(VENV)/.run
 	$(BIN)/paretopath serve --demo --port $(PORT)
@@ -23,6 +23,9 @@ lint: install-dev
 
 bench: install-dev
 	$(BIN)/python -m benchmarks
+
+bench-gpu: install-dev
+	$(BIN)/python -m benchmarks --device cuda --problem digits --problem million --problem mnist --problem lenet --problem cifar
 
 install: $(VENV)/.run
 install-dev: $(VENV)/.dev

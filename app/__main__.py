@@ -278,6 +278,7 @@ def bench(
     points: Annotated[int, typer.Option(help="Networks wanted on each front.")] = 40,
     seeds: Annotated[int, typer.Option(help="Runs of each rival.")] = 3,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Only go through everything once: no measurement.")] = False,
 ) -> None:
     """Compare the continuation with what you could run instead (in a checkout)."""
     from importlib.util import find_spec
@@ -287,7 +288,7 @@ def bench(
     if find_spec("benchmarks") is None:
         raise Lacking("the benchmarks come with the source code, not with the package; run this in a checkout")
     given = {"network": network, "data": data, "points": points, "seeds": seeds, "threads": threads}
-    options = [f"--{name}={value}" for name, value in given.items()]
+    options = [f"--{name}={value}" for name, value in given.items()] + ["--quick"] * quick
     raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *options], check=False).returncode)
 
 

@@ -1,91 +1,108 @@
-"""``python -m benchmarks``: one table, and the same as JSON in benchmarks/results."""
+"""``python -m benchmarks``: all rivals on all problems, as a table, a figure and JSON in benchmarks/results."""
 
 import argparse
-import json
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.rivals import Run, accuracy_at, dense, gradual_pruning, lambda_grid, ours
-from engine.spec import JobSpec, shorthand
+from benchmarks import figure, results, table
+from benchmarks.contest import Outcome, Settings, contest
+from benchmarks.problems import BENCHMARKS, Benchmark, own
+from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
+from engine.data.download import data_folder
 
-SPARSITIES = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99)
-RIVALS = {"paretopath": ours, "lambda grid": lambda_grid, "gradual pruning": gradual_pruning}
+RESULTS = Path(__file__).parent / "results"
+USUAL_LIMIT = 1200.0
 
 
 def main() -> None:
-    """Run all rivals over all seeds and print their medians."""
+    """Compare the product with what its users could run instead."""
     given = _arguments()
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        print("There is no CUDA device here: nothing was measured.")
+        return
     torch.set_num_threads(given.threads)
-    seeds = [_seed(given, seed) for seed in range(given.seeds)]
-    _report(given, seeds)
-    _save(given, seeds)
+    settings, (problems, reasons) = _settings(given), _problems(given)
+    _say(table.left_out(reasons))
+    stem, outcomes = given.into / f"{datetime.now(UTC):%Y%m%dT%H%M%S}", list[Outcome]()
+    _save(stem, settings, outcomes, reasons)
+    for name, benchmark in problems.items():
+        outcomes.append(contest(name, benchmark, settings, _say))
+        _save(stem, settings, outcomes, reasons)
+    print(table.printed(outcomes, reasons))
+    print(f"\nResults: {given.into.name}/{stem.name}.json, .md{', .html' if outcomes else ''}")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--network", default="mlp:32")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--points", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
-
-
-def _seed(given: argparse.Namespace, seed: int) -> dict[str, Any]:
-    spec = JobSpec(shorthand(given.network), shorthand(given.data), points=given.points, seed=seed)
-    metrics, cost = dense(spec)
-    runs = {name: run(spec) for name, run in RIVALS.items()}
-    top = max(p.penalty for p in runs["paretopath"].front)
-    reference = (top, max(p.loss for r in runs.values() for p in r.front.non_dominated()))
-    found = {name: _figures(run, reference, cost.passes, cost.seconds) for name, run in runs.items()}
-    return {"dense": {"test_accuracy": metrics["test_accuracy"], **asdict(cost)}, **found}
-
-
-def _figures(run: Run, reference: tuple[float, float], passes: float, seconds: float) -> dict[str, Any]:
-    front = run.front.non_dominated()
-    inside = [p for p in front if p.penalty <= reference[0]]
-    gaps = np.diff(np.log([p.penalty for p in front if p.penalty > 0]))
-    return {
-        "points": len(front),
-        "hypervolume": type(front)(tuple(inside)).hypervolume(reference) / (reference[0] * reference[1]),
-        "widest gap / median": float(gaps.max() / np.median(gaps)) if len(gaps) else float("nan"),
-        "passes / dense": run.cost.passes / passes,
-        "seconds / dense": run.cost.seconds / seconds,
-        **{f"accuracy at {s:.0%}": a for s, a in zip(SPARSITIES, accuracy_at(front, SPARSITIES), strict=True)},
-    }
-
-
-def _report(given: argparse.Namespace, seeds: Sequence[dict[str, Any]]) -> None:
-    accuracy = median(seed["dense"]["test_accuracy"] for seed in seeds)
-    passes = median(seed["dense"]["passes"] for seed in seeds)
-    print(
-        f"{given.network} on {Path(given.data).name}, {given.points} points, medians (least to most) of {given.seeds}"
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    names = [OURS, *RIVALS]
+    usual = [name for name in names if name not in ONLY_IF_NAMED]
+    parser.add_argument("--problem", action="append", choices=BENCHMARKS, help="may be repeated; all by default")
+    parser.add_argument("-n", "--network", help="with --data: a problem of your own")
+    parser.add_argument("-d", "--data", help="a name or a file")
+    parser.add_argument(
+        "--rival", action="append", choices=names, help=f"may be repeated; by default {', '.join(usual)}"
     )
-    print(f"dense training: test accuracy {accuracy:.4f} after {passes:g} passes")
-    for name in RIVALS:
-        print(f"\n{name}")
-        for figure in seeds[0][name]:
-            values = [seed[name][figure] for seed in seeds]
-            print(f"  {figure:22s} {median(values):9.4f}  ({min(values):.4f} to {max(values):.4f})")
+    parser.add_argument("--ours", action="append", default=[], metavar="[NAME=]METHOD", help="one more variant of ours")
+    parser.add_argument("--points", type=int, default=40, help="networks wanted on each front")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each rival")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--limit", type=float, default=USUAL_LIMIT, help="CPU seconds of one run; 0 is none")
+    parser.add_argument("--data-folder", type=Path, default=data_folder(), help="where data files are looked for")
+    parser.add_argument("--into", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="only go through everything once: a test, no measurement")
+    given = parser.parse_args()
+    if (given.network is None) != (given.data is None) or (given.network and given.problem):
+        parser.error("give --network and --data together, and without --problem")
+    given.rival = given.rival or usual
+    return given
 
 
-def _save(given: argparse.Namespace, seeds: Sequence[dict[str, Any]]) -> None:
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    now = datetime.now(UTC)
-    about = {"date": now.isoformat(), "machine": platform.processor() or platform.machine(), "threads": given.threads}
-    about |= {"python": platform.python_version(), "torch": version("torch"), "data": Path(given.data).name}
-    content = {**about, "network": given.network, "points": given.points, "seeds": list(seeds)}
-    (folder / f"{now:%Y%m%dT%H%M%S}.json").write_text(json.dumps(content, indent=1))
+def _settings(given: argparse.Namespace) -> Settings:
+    return Settings(
+        rivals=given.rival,
+        ours=dict(map(_variant, given.ours)),
+        points=4 if given.quick else given.points,
+        seeds=1 if given.quick else given.seeds,
+        device=given.device,
+        folder=given.data_folder,
+        limit=given.limit or None,
+        quick=given.quick,
+    )
+
+
+def _variant(text: str) -> tuple[str, str]:
+    """``NAME=METHOD``; the method is its own name where none is given."""
+    name, found, method = text.partition("=")
+    return (name, method) if found and ":" not in name else (text, text)
+
+
+def _problems(given: argparse.Namespace) -> tuple[Mapping[str, Benchmark], Mapping[str, str]]:
+    """Those that can run, and why others cannot."""
+    if given.network is not None:
+        return {f"{given.network} on {Path(given.data).name}": own(given.network, given.data)}, {}
+    wanted = {name: BENCHMARKS[name] for name in given.problem or BENCHMARKS}
+    missing = {name: file for name, benchmark in wanted.items() if (file := benchmark.missing(given.data_folder))}
+    reasons = {name: f"there is no file {file}" for name, file in missing.items()}
+    return {name: benchmark for name, benchmark in wanted.items() if name not in reasons}, reasons
+
+
+def _say(line: str) -> None:
+    """Progress, beside the table."""
+    if line:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _save(stem: Path, settings: Settings, outcomes: list[Outcome], reasons: Mapping[str, str]) -> None:
+    """Write what there is so far: a long run that is killed leaves the problems that were done."""
+    results.save(results.document(settings, outcomes, reasons), stem.with_suffix(".json"))
+    stem.with_suffix(".md").write_text(table.printed(outcomes, reasons) + "\n")
+    if outcomes:
+        figure.save(outcomes, stem.with_suffix(".html"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Best known fronts, and the command that improves them."""

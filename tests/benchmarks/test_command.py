@@ -1,0 +1,88 @@
+"""``python -m benchmarks``: a table, a figure and JSON, and loud words about what did not run."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.reference import __main__ as reference
+from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, program: Any = command) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    program.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ["digits", "iris", "diabetes"])
+def test_quick_goes_through_every_rival_that_applies(
+    problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variant = "more=continuation:sweeps=2"
+    run(monkeypatch, "--quick", "--problem", problem, "--ours", variant, "--into", str(tmp_path))
+    (file,) = tmp_path.glob("*.json")
+    document = json.loads(file.read_text())
+    found = document["problems"][problem]
+    assert {*found["runs"], *found["refused"]} == {OURS, "more", *RIVALS} - ONLY_IF_NAMED
+    assert set(document["versions"]) >= {"python", "torch", "pymoo"}
+    assert document["machine"]["processor"]
+    for runs in found["runs"].values():
+        assert not runs[0]["ended"]
+        assert 0 <= runs[0]["figures"]["hypervolume"] <= 1
+    page = next(tmp_path.glob("*.html")).read_text()
+    assert "<script src=" not in page
+    assert f"{problem}: training loss" in page
+    table = next(tmp_path.glob("*.md")).read_text()
+    assert table.strip() in capsys.readouterr().out
+    for words in ("dense training", "hypervolume, log l1", "dominated by ours", "passes / reference"):
+        assert words in table
+
+
+def test_problems_without_their_data_are_left_out_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ["--data-folder", str(tmp_path / "none"), "--into", str(tmp_path)]
+    run(monkeypatch, "--quick", "--problem", "mnist", *folder)
+    captured = capsys.readouterr()
+    assert "LEFT OUT: mnist: there is no file" in captured.out
+    assert "LEFT OUT: mnist: there is no file" in captured.err
+    document = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert "mnist10k.npz" in document["left_out"]["mnist"]
+    assert not document["problems"]
+
+
+def test_without_cuda_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run(monkeypatch, "--device", "cuda")
+    assert capsys.readouterr().out == "There is no CUDA device here: nothing was measured.\n"
+
+
+@pytest.mark.parametrize("given", [["--network", "mlp:4"], ["-n", "mlp", "-d", "iris", "--problem", "iris"]])
+def test_a_network_of_ones_own_needs_its_data_and_no_problem(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *given)
+    assert "give --network and --data together" in capsys.readouterr().err
+
+
+def test_the_best_known_front_joins_traces_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "some.json"
+    runs = {"x": [{"points": [{"penalty": 1e-3, "loss": 0.45}, {"penalty": 30.0, "loss": 3.0}]}]}
+    results.write_text(json.dumps({"command": "some", "problems": {"diabetes": {"runs": runs}}}))
+    short = "continuation:epochs=1,anchor_epochs=1,sweeps=1"
+    given = ["--problem", "diabetes", "--points", "3", "--method", short, "--into", str(tmp_path / "known")]
+    run(monkeypatch, *given, str(results), program=reference)
+    document = json.loads((tmp_path / "known" / "diabetes.json").read_text())
+    l1, loss = zip(*document["front"], strict=True)
+    assert (1e-3, 0.45) in zip(l1, loss, strict=True)
+    assert 30.0 not in l1
+    assert len(l1) > 1
+    assert list(loss) == sorted(loss, reverse=True)
+    command = f"python -m benchmarks.reference --problem diabetes --points 3 --seeds 1 --method {short}"
+    assert document["commands"] == [command, "some"]

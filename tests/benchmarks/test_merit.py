@@ -1,0 +1,118 @@
+"""Figures of merit with known values, and what is measured of a run."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import best_known, merit
+from benchmarks.measuring import race, violation
+from benchmarks.problems import BENCHMARKS
+from benchmarks.refitting import refitted
+from benchmarks.rivals import Network, Rival, Task
+from benchmarks.rivals.paretopath import Paretopath
+from engine.front import Front, ParetoPoint
+from tests.benchmarks.parts import SMALL, task
+
+BOX = merit.Box(worst_l1=10.0, worst_loss=2.0, least_l1=0.1)
+
+
+def front(*pairs: tuple[float, float]) -> Front:
+    return Front(best_known.points(pairs))
+
+
+def network(sparsity: float, validation: float, test: float, loss: float = 1.0) -> ParetoPoint:
+    point = front((1.0, loss)).points[0]
+    metrics = {"validation_accuracy": validation, "test_accuracy": test}
+    return replace(point, n_nonzero=round(100 * (1 - sparsity)), n_params=100, metrics=metrics)
+
+
+def test_shares_of_the_box() -> None:
+    found = front((1.0, 1.0), (5.0, 0.5))
+    assert BOX.share(found) == pytest.approx((9 * 1 + 5 * 0.5) / 20)
+    assert BOX.log_share(found) == pytest.approx((math.log(10) + 0.5 * math.log(2)) / (2 * math.log(100)))
+    assert BOX.share(front((11.0, 0.1), (1.0, 3.0))) == 0
+    assert BOX.log_share(front((0.0, 1.0))) == pytest.approx(0.5)
+
+
+def test_dominance_both_ways_and_the_line_between_points() -> None:
+    ours, theirs = front((1.0, 1.0), (3.0, 0.5)), front((0.5, 1.5), (2.0, 0.8), (4.0, 0.6))
+    found = merit.beside(theirs, ours)
+    assert found["dominated by ours"] == pytest.approx(1 / 3)
+    assert found["dominates of ours"] == 0
+    assert found["ours no higher"] == pytest.approx(2 / 3)
+    assert found["largest gap"] == pytest.approx(max(0.75 - 0.8, 0.5 - 0.6))
+    assert merit.beside(ours, ours) == {
+        "dominated by ours": 1,
+        "dominates of ours": 1,
+        "ours no higher": 1,
+        "largest gap": 0,
+    }
+
+
+def test_networks_are_chosen_by_validation_never_by_test() -> None:
+    found = Front((network(0.9, 0.7, 0.9), network(0.95, 0.8, 0.6), network(0.5, 0.9, 0.5)))
+    accuracies = merit.accuracies(found)
+    assert accuracies["test accuracy at 0%"] == 0.5
+    assert accuracies["test accuracy at 90%"] == 0.6
+    assert math.isnan(accuracies["test accuracy at 98%"])
+
+
+def test_violation_is_zero_at_critical_weights_only() -> None:
+    theta, grad = torch.tensor([1.0, -2.0, 0.0]), torch.tensor([-0.5, 0.5, 0.3])
+    assert violation(theta, grad, 0.5) == 0
+    assert violation(theta, torch.tensor([-0.5, 0.5, 0.6]), 0.5) == pytest.approx(0.2)
+    assert violation(theta, torch.tensor([-0.4, 0.5, 0.3]), 0.5) == pytest.approx(0.2)
+    assert violation(theta, grad, 0.0) == math.inf
+
+
+class Endless(Rival):
+    """Gradient after gradient, the same weights again and again."""
+
+    def networks(self, task: Task) -> Iterator[Network]:
+        theta = task.loss.initial()
+        while True:
+            task.loss.value_and_grad(theta)
+            yield Network(theta, {})
+
+
+def test_a_rival_out_of_time_keeps_what_it_found_and_says_so() -> None:
+    run = race(Endless(), task(SMALL), limit=0.05)
+    assert run.ended == "It was stopped after 0.05 CPU seconds."
+    assert [p.effort for p in run.front] == pytest.approx(range(1, len(run.front) + 1))
+
+
+def test_measuring_costs_nothing() -> None:
+    done = task(SMALL)
+    run = race(Paretopath(), replace(done, passes=None))
+    alone = task(SMALL)
+    points = [waypoint.point for waypoint in alone.experiment.tracer.trace(alone.problem)]
+    assert [p.loss for p in run.front] == pytest.approx([p.loss for p in points], rel=1e-6)
+    assert run.cost.passes == pytest.approx(alone.loss.effort)
+
+
+def test_refitting_keeps_the_zeros_and_lowers_the_loss() -> None:
+    at = task(SMALL, points=6)
+    run = race(Paretopath(), at)
+    refit = refitted(SMALL, at, run, {"epochs": 2})
+    assert refit is not None
+    assert refit.cost.passes > 0
+    counts = {p.n_nonzero: p.loss for p in run.front}
+    assert all(p.loss <= counts[p.n_nonzero] + 1e-6 for p in refit.front)
+
+
+def test_the_best_known_front_is_the_envelope() -> None:
+    known = front((1.0, 1.0), (3.0, 0.5))
+    assert best_known.join(known, [(2.0, 0.4), (0.5, 1.2), (4.0, 0.45)]) == [(0.5, 1.2), (1.0, 1.0), (2.0, 0.4)]
+    assert best_known.join(None, [(2.0, 1.0)]) == [(2.0, 1.0)]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_declared_boxes_have_an_inside(name: str) -> None:
+    benchmark = BENCHMARKS[name]
+    assert benchmark.worst_loss is not None
+    assert benchmark.worst_loss > 0
+    assert 0 < (benchmark.least_l1 or 0) < (benchmark.worst_l1 or 0)
+    assert 0 < benchmark.strengths[0] < benchmark.strengths[1]
