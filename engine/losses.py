@@ -75,6 +75,14 @@ class Loss(ABC):
             Sample indices, in training mode; all samples in eval mode if None.
         """
 
+    def lend(self, theta: Tensor) -> Tensor:
+        """A copy of `theta` to change in place, where `gradient_` reads it without copying; any other call ends it."""
+        return theta.clone()
+
+    def gradient_(self, theta: Tensor, batch: Batch) -> Tensor:
+        """The gradient of `value_and_grad`, in a buffer to write over; the next call of any kind does so too."""
+        return self.value_and_grad(theta, batch)[1]
+
     @abstractmethod
     def value(self, theta: Tensor) -> Tensor:
         """Loss on all samples in eval mode, 0-d, for a third of what it costs with the gradient."""
@@ -333,7 +341,7 @@ class NetworkLoss(Loss):
         self, module: nn.Module, dataset: Dataset, criterion: Criterion, device: torch.device | None = None
     ) -> None:
         self._device = device or torch.device("cpu")
-        self.module = module.to(self._device)
+        self.module = module.to(self._device).train()
         self.criterion = criterion
         self.layout = layout(module)
         self._theta, self._grad = _flatten(list(module.parameters()))
@@ -357,13 +365,15 @@ class NetworkLoss(Loss):
     def initial(self) -> Tensor:
         return self._start.to(self._device, copy=True)
 
+    def lend(self, theta: Tensor) -> Tensor:
+        return self._theta.copy_(theta)
+
+    def gradient_(self, theta: Tensor, batch: Batch) -> Tensor:
+        self._differentiate(theta, batch)
+        return self._grad
+
     def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
-        self._theta.copy_(theta)
-        self._grad.zero_()
-        self.module.train(batch is not None)
-        value = self._accumulate(batch) if batch is not None else self._accumulate_all()
-        self.effort += 1.0 if batch is None else len(batch) / self.n_samples
-        return value, self._grad.clone()
+        return self._differentiate(theta, batch), self._grad.clone()
 
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
         """Products by a second backward pass, each about the cost of a gradient, as is setting them up.
@@ -443,6 +453,19 @@ class NetworkLoss(Loss):
                 self.module(X)
         self.effort += FORWARD
 
+    def _differentiate(self, theta: Tensor, batch: Batch | None) -> Tensor:
+        """The loss; its gradient is left in the flat buffer."""
+        self._theta.copy_(theta)
+        self._grad.zero_()
+        self._train(batch is not None)
+        self.effort += 1.0 if batch is None else len(batch) / self.n_samples
+        return self._accumulate(batch) if batch is not None else self._accumulate_all()
+
+    def _train(self, training: bool) -> None:
+        """Switch the mode, which walks over all modules, only where it is another."""
+        if self.module.training is not training:
+            self.module.train(training)
+
     def _accumulate(self, batch: Batch) -> Tensor:
         X, y = self._fetch(batch)
         value: Tensor = self.criterion(self.module(X), y)
@@ -470,7 +493,7 @@ class NetworkLoss(Loss):
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         index = batch.to(self._X.device)
-        return self._to_device(self._X[index]), self._to_device(self._y[index])
+        return self._to_device(self._X.index_select(0, index)), self._to_device(self._y.index_select(0, index))
 
     def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(X), CHUNK):

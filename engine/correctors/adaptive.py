@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.correctors.base import Correction, Corrector, Hold, batch_size, hold, mini_batches
 from engine.problem import Problem, State
+from engine.stretches import stretches
 
 FIRST_WINDOW, LAST_WINDOW = 10, 50
 BETA = 0.999
@@ -66,31 +67,62 @@ class AdaptiveProximal(Corrector):
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
-        theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
+        theta = problem.loss.lend(keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta)
         start = min(self._rate, _trusted(theta), RECOVERY * guess.step if guess.step else math.inf)
-        theta = self._descend(problem, keep, theta, start, seed)
-        problem.loss.calibrate(theta)
-        return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=start), False)
+        self._descend_(problem, keep, theta, start, seed)
+        found = theta.clone()
+        problem.loss.calibrate(found)
+        return Correction(replace(guess, theta=found, buffers=problem.loss.buffers, step=start), False)
 
-    def _descend(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> Tensor:
-        mean, square, weight = torch.zeros_like(theta), torch.zeros_like(theta), 0.0
+    def _descend_(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> None:
+        moments = _Moments(theta, self._floor)
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
         batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
         for done, batch in enumerate(batches, 1):
-            _, grad = problem.loss.value_and_grad(theta, batch)
-            new = 1 / _window((done - 1) / len(batches))
-            weight += new * (1 - weight)
-            mean.lerp_(grad, new)
-            square.lerp_(grad.square(), 1 - BETA)
-            rate = start * self._schedule((done - 1) / len(batches), done / len(batches))
-            metric = (square / (1 - BETA**done)).sqrt().clamp_min(self._floor)
-            step = rate / metric
-            theta = keep(problem.penalty, theta - step * mean / weight, step)
-        return theta
+            begun = (done - 1) / len(batches)
+            rate = start * self._schedule(begun, done / len(batches))
+            step = moments.descend_(theta, problem.loss.gradient_(theta, batch), 1 / _window(begun), rate)
+            keep.restore_(problem.penalty, theta, step, exactly=done == len(batches))
 
     def _schedule(self, begun: float, done: float) -> float:
         """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
         return min(1.0, done / WARM_UP) * (1 - (1 - self._decay) * begun)
+
+
+@final
+class _Moments:
+    """Adam's averages of the gradient and of its square, which a step updates in place.
+
+    Parameters
+    ----------
+    theta : Tensor, shape (n_params,)
+        Like these weights.
+    floor : float
+        Least value of the metric.
+    """
+
+    def __init__(self, theta: Tensor, floor: float) -> None:
+        self._mean, self._square = torch.zeros_like(theta), torch.zeros_like(theta)
+        self._floor, self._weight, self._done = floor, 0.0, 0
+
+    def descend_(self, theta: Tensor, grad: Tensor, new: float, rate: float) -> Tensor:
+        """Gradient step on `theta` in place; the step sizes of the weights are written over `grad`.
+
+        Parameters
+        ----------
+        new : float
+            Share of this gradient in the average.
+        """
+        self._done += 1
+        self._weight += new * (1 - self._weight)
+        unbiased = 1 - BETA**self._done
+        least, scale = self._floor**2 * unbiased, rate * math.sqrt(unbiased)
+        for weights, slope, mean, square in stretches(theta, grad, self._mean, self._square):
+            mean.lerp_(slope, new)
+            square.mul_(BETA).addcmul_(slope, slope, value=1 - BETA)
+            torch.clamp_min(square, least, out=slope).rsqrt_().mul_(scale)
+            weights.addcmul_(mean, slope, value=-1 / self._weight)
+        return grad
 
 
 def _window(begun: float) -> float:

@@ -57,6 +57,16 @@ class Hold(ABC):
     def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
         """`theta` after its gradient step, brought back; `step` (float or shape (n_params,)) is that step's size."""
 
+    @abstractmethod
+    def restore_(self, penalty: Penalty, theta: Tensor, step: Tensor, exactly: bool) -> None:
+        """Bring `theta` back in place, step after step of one correction; `step`, shape (n_params,), is used up.
+
+        Parameters
+        ----------
+        exactly : bool
+            Where this is false, the penalty may stay off its level by an error of second order in what a step changes.
+        """
+
 
 @final
 class Strength(Hold):
@@ -67,6 +77,9 @@ class Strength(Hold):
 
     def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
         return penalty.prox(theta, step * self._lam)
+
+    def restore_(self, penalty: Penalty, theta: Tensor, step: Tensor, exactly: bool) -> None:
+        penalty.prox_(theta, step.mul_(self._lam))
 
 
 @final
@@ -80,9 +93,14 @@ class Level(Hold):
 
     def __init__(self, level: float) -> None:
         self._level = level
+        self._multiplier: Tensor | None = None
 
     def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
         return penalty.project(theta, self._level, step)[0]
+
+    def restore_(self, penalty: Penalty, theta: Tensor, step: Tensor, exactly: bool) -> None:
+        near = None if exactly else self._multiplier
+        self._multiplier = penalty.project_(theta, self._level, step, near)
 
 
 def hold(what: str, guess: State) -> Hold:

@@ -59,6 +59,22 @@ class Penalty(ABC):
             0 where `theta` is inside already.
         """
 
+    def prox_(self, theta: Tensor, step: Tensor) -> None:
+        """`prox` in place; `step`, shape (n_params,), is used up."""
+        theta.copy_(self.prox(theta, step))
+
+    def project_(self, theta: Tensor, radius: float, metric: Tensor, near: Tensor | None = None) -> Tensor:
+        """`project` in place, and the multiplier; `metric`, shape (n_params,), is used up.
+
+        Parameters
+        ----------
+        near : Tensor, 0-d, optional
+            A multiplier nearby: the penalty may then miss `radius` by an error of second order in the distance to it.
+        """
+        projection, multiplier = self.project(theta, radius, metric)
+        theta.copy_(projection)
+        return multiplier
+
 
 def selection(blocks: Sequence[Block], parameters: str | Sequence[str]) -> Tensor:
     """Mask of the parameters that a choice names.

@@ -1,6 +1,7 @@
 """The l1 norm: sum of magnitudes."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import final
 
 import torch
@@ -8,6 +9,10 @@ from torch import Tensor
 
 from engine.losses import Block
 from engine.penalties.base import Penalty, Step, selection
+from engine.stretches import stretches
+
+MOST_ITERATIONS = 100
+TINY = 1e-30
 
 
 @final
@@ -41,16 +46,19 @@ class L1(Penalty):
         return self._weigh(theta.sign())
 
     def project(self, theta: Tensor, radius: float, metric: Step = 1.0) -> tuple[Tensor, Tensor]:
-        """Newton's iteration on the multiplier: finite, since the excess is piecewise linear and convex.
-
-        References
-        ----------
-        Michelot, "A finite algorithm for finding the projection onto the canonical simplex", JOTA 50, 1986.
-        """
-        magnitude = self._weigh(theta.abs())
         inverse = torch.as_tensor(metric, dtype=theta.dtype, device=theta.device)
-        multiplier = _crossing(magnitude, self._weigh(inverse.expand_as(theta)), radius)
+        multiplier = _crossing(self._weigh(theta), radius, inverse.expand_as(theta).contiguous())
         return self.prox(theta, multiplier * inverse), multiplier
+
+    def prox_(self, theta: Tensor, step: Tensor) -> None:
+        for weights, bound in stretches(theta, self._weigh(step)):
+            weights.sub_(torch.clamp(weights, -bound, bound, out=bound))
+
+    def project_(self, theta: Tensor, radius: float, metric: Tensor, near: Tensor | None = None) -> Tensor:
+        charged = self._weigh(theta)
+        multiplier = _crossing(charged, radius, metric) if near is None else _newton(charged, radius, metric, near)
+        self.prox_(theta, metric.mul_(multiplier))
+        return multiplier
 
     def _weigh(self, values: Tensor) -> Tensor:
         if self._weight is None:
@@ -65,14 +73,33 @@ def soft(theta: Tensor, threshold: Step) -> Tensor:
     return theta - theta.clamp(-bound, bound)
 
 
-def _crossing(magnitude: Tensor, inverse: Tensor, radius: float) -> Tensor:
-    """The least t >= 0 with ``sum(max(magnitude - t * inverse, 0)) <= radius``."""
-    t = torch.zeros((), dtype=magnitude.dtype, device=magnitude.device)
-    for _ in range(100):
-        active = magnitude > t * inverse
-        excess = (magnitude * active).sum() - radius
-        following = (excess / (inverse * active).sum().clamp_min(1e-30)).clamp_min(0.0)
-        if not following > t:
+def _crossing(theta: Tensor, radius: float, inverse: Tensor) -> Tensor:
+    """The least multiplier t >= 0 with ``value(prox(theta, t * inverse)) <= radius``.
+
+    Newton's iteration on it is finite, since the excess is piecewise linear and convex.
+
+    References
+    ----------
+    Michelot, "A finite algorithm for finding the projection onto the canonical simplex", JOTA 50, 1986.
+    """
+    multiplier = torch.zeros((), dtype=theta.dtype, device=theta.device)
+    for _ in range(MOST_ITERATIONS):
+        following = _newton(theta, radius, inverse, multiplier)
+        if not following > multiplier:
             break
-        t = following
-    return t
+        multiplier = following
+    return multiplier
+
+
+def _newton(theta: Tensor, radius: float, inverse: Tensor, multiplier: Tensor) -> Tensor:
+    """One of Newton's iterations: where the tangent of the excess of the penalty over `radius` is zero, at least 0."""
+    parts = stretches(theta, inverse)
+    totals, slopes = zip(*(_left(weights, scale, multiplier) for weights, scale in parts), strict=True)
+    excess, slope = reduce(torch.add, totals) - radius, reduce(torch.add, slopes)
+    return torch.addcdiv(multiplier, excess, slope.clamp_min_(TINY)).clamp_min_(0.0)
+
+
+def _left(theta: Tensor, inverse: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+    """The l1 norm that soft-thresholding at ``multiplier * inverse`` leaves, and how fast it falls; both 0-d."""
+    left = theta.abs().addcmul_(inverse, multiplier, value=-1).relu_()
+    return left.sum(), torch.dot(left.sign_(), inverse)

@@ -17,7 +17,8 @@ from engine.correctors import (
     ProximalGradient,
     common_descent,
 )
-from engine.correctors.base import mini_batches
+from engine.correctors.adaptive import BETA, _trusted, _window
+from engine.correctors.base import Hold, Level, hold, mini_batches
 from engine.losses import Block, LeastSquares
 from engine.penalties import L1, GroupL2
 from engine.problem import Problem, State
@@ -219,6 +220,48 @@ class TestNewton:
                 level = float(np.abs(model.coef_).sum())
             theta = ActiveSetNewton(held, 1_000, 1e-6).correct(problem, State(theta, lam, level), 0).state.theta
             assert _duality_gap(lasso, theta.numpy(), lam) <= 1e-6 * float(lasso.y @ lasso.y)
+
+
+@pytest.mark.parametrize(("held", "tolerance"), [("strength", 1e-9), ("penalty", 1e-3)])
+@pytest.mark.parametrize("on", [lambda: problems.diabetes().problem, problems.iris_network])
+def test_adaptive_steps_in_place_are_those_of_the_formulas(on, held: str, tolerance: float) -> None:
+    problem = on()
+    guess = start(problem)
+    found = AdaptiveProximal(held, epochs=20, batch=15).correct(problem, guess, 5).state.theta
+    expected = naive_adaptive(problem, guess, hold(held, guess), held)
+    assert float((found - expected).norm()) <= tolerance * float((expected - guess.theta).norm())
+
+
+def naive_adaptive(problem: Problem, guess: State, keep: Hold, held: str) -> torch.Tensor:
+    """Adam's averages by their definitions as sums over all gradients so far, and the exact hold after every step."""
+    theta = keep(problem.penalty, guess.theta, 1.0) if held == "penalty" else guess.theta
+    corrector, highest = AdaptiveProximal(held), min(1e-2, _trusted(theta))
+    batches = list(mini_batches(problem.loss, 5, 15, 20, 0))
+    grads, shares = [], torch.zeros(0, dtype=theta.dtype)
+    for done, batch in enumerate(batches, 1):
+        grads.append(problem.loss.value_and_grad(theta, batch)[1])
+        new = 1 / _window((done - 1) / len(batches))
+        shares = torch.cat([shares * (1 - new), shares.new_tensor([new])])
+        ages = torch.arange(done - 1, -1, -1, dtype=theta.dtype)
+        mean = shares @ torch.stack(grads) / shares.sum()
+        square = BETA**ages @ torch.stack(grads).square() / (BETA**ages).sum()
+        rate = highest * corrector._schedule((done - 1) / len(batches), done / len(batches))
+        step = rate / square.sqrt().clamp_min(3e-3)
+        theta = keep(problem.penalty, theta - step * mean, step)
+    return theta
+
+
+def test_the_level_is_met_exactly_where_asked_and_nearly_where_not() -> None:
+    penalty, keep, metric = L1((Block("w", (1000,), 0),)), Level(50.0), vector(4, 1000).abs() + 0.1
+    errors = []
+    for scale, exactly in [(1.0, False), (1.1, False), (1.1, False), (2.0, True)]:
+        theta = scale * vector(1, 1000)
+        keep.restore_(penalty, theta, metric.clone(), exactly)
+        errors.append(float(penalty.value(theta)) / 50 - 1)
+    first, moved, again, last = errors
+    assert abs(first) < 1e-12
+    assert moved > 4 * again > 0
+    assert abs(last) < 1e-12
 
 
 class TestCommonDescent:

@@ -88,6 +88,24 @@ class TestContract:
         assert torch.equal(theta, kept)
         assert torch.equal(grad, copy)
 
+    def test_gradients_in_place_are_those_of_the_lent_weights_as_they_are_now(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1
+        batch = next(loss.batches(0, 50))
+        lent = loss.lend(theta)
+        for move in (0.0, 0.2):
+            lent.add_(move)
+            found = loss.gradient_(lent, batch)
+            kept = found.clone()
+            found.fill_(np.nan)
+            assert torch.equal(kept, loss.value_and_grad(lent.clone(), batch)[1])
+        assert torch.equal(theta, loss.initial() + 0.1)
+
+    def test_gradients_in_place_cost_the_same_effort(self, loss: Loss) -> None:
+        before, lent = loss.effort, loss.lend(loss.initial())
+        for batch in loss.batches(0, 64):
+            loss.gradient_(lent, batch)
+        assert loss.effort - before == pytest.approx(1.0)
+
     def test_start_weights_do_not_change(self, loss: Loss) -> None:
         before = loss.initial()
         loss.value_and_grad(before + 1)
@@ -187,6 +205,14 @@ def test_training_moves_buffers_and_evaluation_does_not() -> None:
     assert all(torch.equal(before[name], buffer) for name, buffer in loss.buffers.items())
     loss.value_and_grad(theta, next(loss.batches(0, 50)))
     assert not torch.equal(before["2.running_mean"], loss.buffers["2.running_mean"])
+
+
+def test_a_batch_is_in_training_mode_after_an_evaluation() -> None:
+    loss = problems.norm_network().loss
+    batch = next(loss.batches(0, 50))
+    first = loss.value_and_grad(loss.initial(), batch)[0]
+    loss.metrics(loss.initial())
+    assert torch.equal(loss.value_and_grad(loss.initial(), batch)[0], first)
 
 
 def test_calibration_gives_the_exact_statistics_of_the_training_data() -> None:

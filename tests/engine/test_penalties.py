@@ -9,6 +9,7 @@ from engine.errors import InvalidSpec
 from engine.losses import Block
 from engine.penalties import L1, GroupL2, Penalty
 from engine.penalties.base import selection
+from engine.stretches import STRETCH
 from tests.engine import problems
 from tests.engine.problems import MATRIX, vector
 
@@ -165,3 +166,55 @@ def test_curvature_is_how_the_subgradient_changes(name: str) -> None:
     found = penalty.curvature(theta, direction)
     expected = (ahead - behind) / 2e-6
     torch.testing.assert_close(torch.zeros_like(theta) if found is None else found, expected, rtol=1e-6, atol=1e-8)
+
+
+class TestInPlace:
+    """The operators that change their arguments, against those that do not."""
+
+    def test_prox_is_that_of_the_pure_operator(self, penalty: Penalty) -> None:
+        x, step = vector(1), STEPS["vector"]
+        found = x.clone()
+        penalty.prox_(found, step.clone())
+        torch.testing.assert_close(found, penalty.prox(x, step))
+
+    def test_projection_is_that_of_the_pure_operator(self, penalty: Penalty) -> None:
+        x, metric = vector(5), STEPS["vector"]
+        radius = 0.4 * float(penalty.value(x))
+        found = x.clone()
+        multiplier = penalty.project_(found, radius, metric.clone())
+        expected = penalty.project(x, radius, metric)
+        torch.testing.assert_close((found, multiplier), expected)
+
+    @pytest.mark.parametrize("level", [0.0, 1.1])
+    def test_a_multiplier_nearby_does_no_harm_at_the_ends_of_the_range(self, penalty: Penalty, level: float) -> None:
+        x, near = vector(5), torch.tensor(1e3, dtype=torch.float64)
+        found = x.clone()
+        for _ in range(20):
+            near = penalty.project_(found, level * float(penalty.value(x)), STEPS["vector"].clone(), near)
+        torch.testing.assert_close(found, x if level else torch.where(penalty.penalised, 0.0, x))
+
+    @pytest.mark.parametrize("parameters", ["all", "first"])
+    @pytest.mark.parametrize("distance", [0.9, 1.1])
+    def test_error_from_a_multiplier_nearby_is_of_second_order(self, parameters: str, distance: float) -> None:
+        penalty, x, metric = long_vector(parameters)
+        radius = 0.5 * float(penalty.value(x))
+        multiplier = penalty.project(x, radius, metric)[1]
+        first = abs(float(penalty.value(penalty.prox(x, distance * multiplier * metric))) - radius)
+        penalty.project_(x, radius, metric, distance * multiplier)
+        assert 0 < float(penalty.value(x)) - radius < 0.1 * first
+
+    @pytest.mark.parametrize("parameters", ["all", "first"])
+    def test_vectors_of_several_stretches_are_projected_as_a_whole(self, parameters: str) -> None:
+        penalty, x, metric = long_vector(parameters)
+        radius = 0.5 * float(penalty.value(x))
+        found = x.clone()
+        multiplier = penalty.project_(found, radius, metric.clone())
+        assert float(penalty.value(found)) == pytest.approx(radius, rel=1e-12)
+        torch.testing.assert_close(found, penalty.prox(x, multiplier * metric))
+
+
+def long_vector(parameters: str) -> tuple[L1, Tensor, Tensor]:
+    """A penalty, weights and step sizes of more than two stretches, the last one short."""
+    size = STRETCH * torch.get_num_threads() + 7
+    blocks = (Block("first", (size,), 0), Block("second", (size,), size))
+    return L1(blocks, parameters=parameters), vector(1, 2 * size), vector(2, 2 * size).abs() + 0.1
