@@ -130,7 +130,7 @@ def refit(  # noqa: PLR0913 (each is an option)
     server: Server = None,
     database_url: Database = None,
 ) -> None:
-    """Train the nonzero weights of a job's networks without the penalty; prints the new job's front."""
+    """Train as many weights as a job's networks have, without the penalty; prints the new job's front."""
     given = {"epochs": epochs, "name": name, "tags": tag or None, "seed": seed}
     body = {key: value for key, value in given.items() if value is not None}
     _trace(lambda backend: backend.refit(job, body), as_json, server, database_url)

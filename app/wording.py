@@ -27,6 +27,7 @@ LABELS = {
     "sweep": "sweep",
     "penalty_saved": "penalty saved by the clean-up",
     "source": "refitted from point",
+    "pruned_from": "pruned from point",
 }
 SHORT = {
     "n_nonzero": "nonzero",

@@ -3,18 +3,16 @@
 import argparse
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from benchmarks import figure, results, table
+from benchmarks import figure, record, refitting, results, table
 from benchmarks.contest import Outcome, Settings, contest
 from benchmarks.problems import BENCHMARKS, Benchmark, own
 from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
 from engine.data.download import data_folder
 
-RESULTS = Path(__file__).parent / "results"
 USUAL_LIMIT = 1200.0
 
 
@@ -27,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     settings, (problems, reasons) = _settings(given), _problems(given)
     _say(table.left_out(reasons))
-    stem, outcomes = given.into / f"{datetime.now(UTC):%Y%m%dT%H%M%S}", list[Outcome]()
+    stem, outcomes = given.into / record.stamp(), list[Outcome]()
     _save(stem, settings, outcomes, reasons)
     for name, benchmark in problems.items():
         outcomes.append(contest(name, benchmark, settings, _say))
@@ -47,13 +45,14 @@ def _arguments() -> argparse.Namespace:
         "--rival", action="append", choices=names, help=f"may be repeated; by default {', '.join(usual)}"
     )
     parser.add_argument("--ours", action="append", default=[], metavar="[NAME=]METHOD", help="one more variant of ours")
+    parser.add_argument("--refit", default=refitting.METHOD, metavar="METHOD", help="what refitted figures come from")
     parser.add_argument("--points", type=int, default=40, help="networks wanted on each front")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each rival")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
     parser.add_argument("--limit", type=float, default=USUAL_LIMIT, help="CPU seconds of one run; 0 is none")
     parser.add_argument("--data-folder", type=Path, default=data_folder(), help="where data files are looked for")
-    parser.add_argument("--into", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--into", type=Path, default=record.RESULTS, help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="only go through everything once: a test, no measurement")
     given = parser.parse_args()
     if (given.network is None) != (given.data is None) or (given.network and given.problem):
@@ -71,6 +70,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         device=given.device,
         folder=given.data_folder,
         limit=given.limit or None,
+        refit=refitting.SMOKE if given.quick else given.refit,
         quick=given.quick,
     )
 
@@ -99,7 +99,7 @@ def _say(line: str) -> None:
 
 def _save(stem: Path, settings: Settings, outcomes: list[Outcome], reasons: Mapping[str, str]) -> None:
     """Write what there is so far: a long run that is killed leaves the problems that were done."""
-    results.save(results.document(settings, outcomes, reasons), stem.with_suffix(".json"))
+    record.save(results.document(settings, outcomes, reasons), stem.with_suffix(".json"))
     stem.with_suffix(".md").write_text(table.printed(outcomes, reasons) + "\n")
     if outcomes:
         figure.save(outcomes, stem.with_suffix(".html"))

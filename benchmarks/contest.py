@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from benchmarks import best_known, merit
-from benchmarks.measuring import Cost, Run, race
+from benchmarks import best_known, merit, refitting
+from benchmarks.measuring import Run, race
 from benchmarks.problems import Benchmark
-from benchmarks.refitting import refitted
 from benchmarks.rivals import OURS, REFERENCE, RIVALS, SMOKE, Rival, Task, dense
 from benchmarks.rivals.paretopath import Paretopath
 from engine.front import Front
@@ -36,6 +35,8 @@ class Settings:
         Where data files are looked for.
     limit : float, optional
         CPU seconds of one rival's run.
+    refit : str
+        The product's refit in shorthand.
     quick : bool
         Only go through everything once: the figures mean nothing.
     """
@@ -47,6 +48,7 @@ class Settings:
     device: str = "cpu"
     folder: Path = Path("data")
     limit: float | None = None
+    refit: str = refitting.METHOD
     quick: bool = False
 
     def entries(self, method: str) -> dict[str, tuple[Rival, str]]:
@@ -85,6 +87,8 @@ class Outcome:
         By rival, then by seed.
     refused : dict
         Why a rival did not run.
+    refit : str
+        How networks were refitted.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Outcome:
     units: list[dense.Dense] = field(default_factory=list)
     entries: dict[str, list[Entry]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    refit: str = refitting.METHOD
 
     @property
     def box(self) -> merit.Box:
@@ -120,22 +125,24 @@ class Outcome:
         return {**about, "box": asdict(self.box), "dense": measured, "refused": self.refused, "runs": runs}
 
     def _figures(self, place: int, entry: Entry, box: merit.Box, known: Front | None) -> dict[str, float]:
-        front, ours = entry.run.front, self._of(OURS, place)
+        front, ours, reference = entry.run.front, self._of(OURS, place), self._of(REFERENCE, place)
         found = merit.alone(front, box)
         if known is not None:
             found["hypervolume / best known"] = box.share(front) / box.share(known)
         found |= self._costs(place, entry)
         if ours is not None and entry is not ours:
             found |= merit.beside(front, ours.run.front)
+        if reference is not None and entry is not reference:
+            found["no higher than the reference"] = merit.no_higher(front, reference.run.front)
         found |= merit.accuracies(front)
         return found | (merit.accuracies(entry.refit.front, ", refitted") if entry.refit else {})
 
     def _costs(self, place: int, entry: Entry) -> dict[str, float]:
         unit, reference = self.units[place], self._of(REFERENCE, place)
         passes, seconds = entry.run.cost.passes, entry.run.cost.seconds
-        refit = entry.refit.cost if entry.refit else Cost(0.0, 0.0, 0.0)
         found = {"passes": passes, "CPU seconds": seconds, "seconds on the clock": entry.run.cost.elapsed}
-        found |= {"refit passes": refit.passes, "refit CPU seconds": refit.seconds}
+        if entry.refit is not None:
+            found |= {"refit passes": entry.refit.cost.passes, "refit CPU seconds": entry.refit.cost.seconds}
         found |= {"passes / dense": passes / unit.passes, "seconds / dense": seconds / unit.seconds}
         if reference is not None:
             whole = reference.run.cost
@@ -155,7 +162,7 @@ def contest(name: str, benchmark: Benchmark, settings: Settings, say: Callable[[
     say : callable
         Told what has just been done.
     """
-    outcome = Outcome(name, benchmark)
+    outcome = Outcome(name, benchmark, refit=settings.refit)
     for seed in range(settings.seeds):
         spec = benchmark.spec(settings.folder, settings.points, seed, settings.device)
         unit = benchmark.experiment(spec).problem.loss
@@ -183,8 +190,7 @@ def _entry(outcome: Outcome, name: str, rival: Rival, task: Task, settings: Sett
         return None
     run = race(rival, task, settings.limit)
     classified = task.experiment.dataset.task == "classification"
-    how = {"epochs": 1} if settings.quick else {}
-    refit = refitted(outcome.benchmark, task, run, how) if rival.shrinks and classified else None
+    refit = refitting.refitted(outcome.benchmark, task, run, settings.refit) if rival.shrinks and classified else None
     entry = Entry(task.seed, run, refit)
     outcome.entries.setdefault(name, []).append(entry)
     return entry

@@ -1,8 +1,6 @@
 """``python -m benchmarks.lasso_path``: the lasso's path beside scikit-learn's, at the same duality gap."""
 
 import argparse
-import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -12,7 +10,9 @@ import numpy as np
 import torch
 from sklearn.linear_model import lasso_path
 
-from engine.correctors import ActiveSetNewton, ProximalGradient
+from benchmarks import record
+from benchmarks.timing import ratio, timed
+from engine.correctors import ActiveSetNewton, Corrector, ProximalGradient
 from engine.front import Array
 from engine.losses import LeastSquares
 from engine.penalties import L1
@@ -61,9 +61,8 @@ DESIGNS = (Design("little noise", 0.1), Design("much noise", 0.5), Design("corre
 
 def scikit_learn(X: Array, y: Array, strengths: Array) -> Path:
     """Coordinate descent on the grid."""
-    begun = time.process_time()
-    _, weights, _ = lasso_path(X, y, alphas=strengths, tol=TOLERANCE)
-    return Path(strengths, weights.T, time.process_time() - begun)
+    (_, weights, _), seconds = timed(lasso_path, X, y, alphas=strengths, tol=TOLERANCE)
+    return Path(strengths, weights.T, seconds)
 
 
 def holding_strengths(X: Array, y: Array, strengths: Array) -> Path:
@@ -84,27 +83,34 @@ def proximal_gradient(X: Array, y: Array, strengths: Array) -> Path:
 
 def whole_job(X: Array, y: Array, strengths: Array) -> Path:
     """A continuation of as many points from the grid's weakest strength, its anchor and measurements included."""
-    begun = time.process_time()
-    settings = {"corrector": "newton", "held": "penalty", "tolerance": RESIDUAL, "epochs": PASSES, "end": 1.0}
     tracer = continuation(
-        len(strengths), 0, Budget(), anchor_epochs=ANCHOR_PASSES, strength=float(strengths[-1]), **settings
+        len(strengths),
+        0,
+        Budget(),
+        corrector="newton",
+        held="penalty",
+        tolerance=RESIDUAL,
+        epochs=PASSES,
+        end=1.0,
+        anchor_epochs=ANCHOR_PASSES,
+        strength=float(strengths[-1]),
     )
-    waypoints = list(tracer.trace(_problem(X, y)))
-    found = np.array([w.point.lam for w in waypoints]), np.stack([w.theta for w in waypoints])
-    return Path(*found, time.process_time() - begun)
+    waypoints, seconds = timed(lambda: list(tracer.trace(_problem(X, y))))
+    return Path(np.array([w.point.lam for w in waypoints]), np.stack([w.theta for w in waypoints]), seconds)
 
 
-def _corrected(
-    corrector: ActiveSetNewton | ProximalGradient, X: Array, y: Array, strengths: Array, levels: Array
-) -> Path:
-    begun = time.process_time()
-    problem = _problem(X, y)
+def _corrected(corrector: Corrector, X: Array, y: Array, strengths: Array, levels: Array) -> Path:
+    weights, seconds = timed(lambda: _followed(corrector, _problem(X, y), strengths, levels))
+    return Path(strengths, weights, seconds)
+
+
+def _followed(corrector: Corrector, problem: Problem, strengths: Array, levels: Array) -> Array:
     theta, weights, step = problem.loss.initial(), [], None
     for lam, level in zip(strengths, levels, strict=True):
         found = corrector.correct(problem, State(theta, float(lam), float(level), step=step), 0).state
         theta, step = found.theta, found.step
         weights.append(theta.numpy())
-    return Path(strengths, np.stack(weights), time.process_time() - begun)
+    return np.stack(weights)
 
 
 def _problem(X: Array, y: Array) -> Problem:
@@ -154,22 +160,27 @@ def measure(design: Design, repeats: int, samples: int, features: int) -> list[R
 def _row(design: Design, name: str, X: Array, y: Array, runs: Sequence[dict[str, Path]]) -> Row:
     path = runs[0][name]
     gaps = [duality_gap(X, y, theta, lam) for lam, theta in zip(path.strengths, path.weights, strict=True)]
-    seconds = median(run[name].seconds for run in runs)
-    ratio = median(run[name].seconds / run["scikit-learn"].seconds for run in runs)
-    return Row(design.name, name, seconds, ratio, max(gaps), int((path.weights != 0).sum(axis=1).max()))
+    seconds, unit = ([run[way].seconds for run in runs] for way in (name, "scikit-learn"))
+    nonzeros = int((path.weights != 0).sum(axis=1).max())
+    return Row(design.name, name, median(seconds), ratio(seconds, unit), max(gaps), nonzeros)
 
 
 def main() -> None:
-    """Print one line of JSON per design and way."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Print and store the cost and the accuracy of every way on every design."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lasso_path", description=main.__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--features", type=int, default=2000)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    rows: list[Row] = []
     for design in DESIGNS:
-        for row in measure(design, given.repeats, given.samples, given.features):
-            print(json.dumps(asdict(row)), flush=True)
+        found = measure(design, given.repeats, given.samples, given.features)
+        rows += found
+        for row in found:
+            cost = f"{row.seconds:8.3f} CPU s, {row.ratio:6.2f} x scikit-learn"
+            print(f"{row.design:20s} {row.way:24s} {cost}, gap {row.widest_gap:.1e}, {row.most_nonzeros} nonzeros")
+    record.store("lasso_path", {**vars(given), "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

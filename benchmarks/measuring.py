@@ -14,7 +14,9 @@ from benchmarks.rivals import Network, Rival, Task
 from engine.errors import EngineError
 from engine.front import Front, ParetoPoint
 from engine.losses import Loss
-from engine.problem import Problem
+from engine.problem import Problem, State
+
+CHECKED_EVERY = 0.05
 
 
 class OutOfTime(Exception):
@@ -41,7 +43,7 @@ class Run:
     front : Front
         All its networks in the order of their discovery, with the passes and CPU seconds up to there.
     networks : tuple of Network
-        The same networks as weights.
+        The same networks as weights, cleaned.
     cost : Cost
         Of all its work; measuring is left out, but for what a method measures for itself.
     ended : str
@@ -94,7 +96,7 @@ class Meter:
 
 
 def race(rival: Rival, task: Task, limit: float | None = None) -> Run:
-    """Run a rival to its end, or for so many CPU seconds.
+    """Run a rival to its end, or for so many CPU seconds; all its networks are measured cleaned.
 
     Parameters
     ----------
@@ -108,13 +110,20 @@ def race(rival: Rival, task: Task, limit: float | None = None) -> Run:
         with _limited(limit):
             for network in rival.networks(task):
                 with meter.paused() as spent:
-                    points.append(measured(task.problem, network, len(points), spent))
-                    networks.append(network)
+                    clean = cleaned(task.problem, network)
+                    points.append(measured(task.problem, clean, len(points), spent))
+                    networks.append(clean)
     except OutOfTime:
         ended = f"It was stopped after {limit:g} CPU seconds."
     except EngineError as error:
         ended = f"It failed: {error}"
     return Run(Front(tuple(points)), tuple(networks), meter.cost(), ended)
+
+
+def cleaned(problem: Problem, network: Network) -> Network:
+    """The network as the product would store it: the same function, no more l1 norm than that takes."""
+    state = State(network.theta, lam=0.0, level=0.0, buffers=network.buffers)
+    return Network(problem.cleaned(state).theta, network.buffers)
 
 
 def measured(problem: Problem, network: Network, index: int, spent: Cost) -> ParetoPoint:
@@ -158,16 +167,24 @@ def violation(theta: Tensor, grad: Tensor, lam: float) -> float:
 
 @contextmanager
 def _limited(seconds: float | None) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise OutOfTime
+    """Raise `OutOfTime` soon after so many CPU seconds; a timer on the clock asks for them again and again.
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds or 0.0)
+    Not a timer of CPU time: while one runs, Linux counts the process's CPU time in ticks of milliseconds.
+    """
+    end, every = time.process_time() + (seconds or 0.0), CHECKED_EVERY if seconds else 0.0
+
+    def check(*_: object) -> None:
+        if time.process_time() >= end:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            raise OutOfTime
+
+    handler, timer = signal.signal(signal.SIGALRM, check), signal.setitimer(signal.ITIMER_REAL, every, every)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _plain(point: ParetoPoint) -> dict[str, Any]:

@@ -73,18 +73,36 @@ def alone(front: Front, box: Box) -> dict[str, float]:
 def beside(front: Front, ours: Front) -> dict[str, float]:
     """Figures of a rival's front beside ours.
 
-    "ours no higher" asks the line through our neighbouring points instead of single ones, and says no where a point is
-    sparser than all of ours; "largest gap" is how far that line is above a rival's point at most, negative where it is
-    below all of them, and leaves those sparser ones out.
+    "largest gap" is how far the line through our neighbouring points is above a rival's point at most, negative where
+    it is below all of them; it leaves out points that are sparser than all of ours.
     """
-    theirs, mine = front.non_dominated().values(("penalty", "loss")), ours.non_dominated().values(("penalty", "loss"))
-    gaps = np.array([_line(mine, l1) - loss for l1, loss in theirs])
+    theirs, mine, gaps = _objectives(front), _objectives(ours), _gaps(ours, front)
     return {
         "dominated by ours": _dominated(theirs, mine),
         "dominates of ours": _dominated(mine, theirs),
-        "ours no higher": float((gaps <= 0).mean()) if len(gaps) else math.nan,
+        "ours no higher": no_higher(ours, front),
         "largest gap": float(gaps[np.isfinite(gaps)].max()) if np.isfinite(gaps).any() else math.nan,
     }
+
+
+def no_higher(front: Front, other: Front) -> float:
+    """Share of the other front's points at whose l1 norm this front is no higher.
+
+    Between neighbouring points the front is a line; it is higher than a point that is sparser than all of its own.
+    """
+    gaps = _gaps(front, other)
+    return float((gaps <= 0).mean()) if len(gaps) else math.nan
+
+
+def _gaps(front: Front, other: Front) -> Array:
+    """How far the front's line is above each point of the other."""
+    line = _objectives(front)
+    return np.array([_line(line, l1) - loss for l1, loss in _objectives(other)])
+
+
+def _objectives(front: Front) -> Array:
+    """Pairs of l1 norm and training loss that no other dominates, from sparse to dense."""
+    return front.non_dominated().values(("penalty", "loss"))
 
 
 def _dominated(those: Array, by: Array) -> float:
@@ -116,12 +134,6 @@ def chosen(front: Front, sparsity: float) -> ParetoPoint | None:
     """The network of best score among those at least that sparse: by validation data, never by test data."""
     allowed = [p for p in front if p.sparsity >= sparsity - ROUNDING]
     return max(allowed, key=lambda p: (score({**p.metrics, "train_loss": p.loss}), -p.loss), default=None)
-
-
-def nearest(front: Front, sparsity: float) -> ParetoPoint | None:
-    """The densest network among those at least that sparse; of several, the one of least loss."""
-    allowed = [p for p in front if p.sparsity >= sparsity - ROUNDING]
-    return max(allowed, key=lambda p: (p.n_nonzero, -p.loss), default=None)
 
 
 def progress(front: Front, box: Box) -> list[tuple[float, float, float]]:

@@ -1,50 +1,45 @@
-"""The product's refit, applied to the networks that count at each sparsity; its cost is a cost of its own."""
+"""The product's refit, applied to a run as to a job; its cost is a cost of its own."""
 
 from dataclasses import replace
-from typing import Any
 
 from benchmarks.measuring import Run, race
-from benchmarks.merit import SPARSITIES, chosen, nearest
 from benchmarks.problems import Benchmark
 from benchmarks.rivals import Task
 from benchmarks.rivals.paretopath import Paretopath
-from engine.front import ParetoPoint, Trail, Waypoint
-from engine.spec import Part
+from engine.front import Trail, Waypoint
+from engine.spec import shorthand
 
+METHOD, NETWORKS = "refit", 12
+SMOKE = f"{METHOD}:epochs=1"
 MADE_UP_JOB = 1
 
 
-def refitted(benchmark: Benchmark, task: Task, run: Run, settings: dict[str, Any]) -> Run | None:
-    """Refit a run's networks at the sparsities of the table: the one chosen there, and the densest one allowed.
+def refitted(benchmark: Benchmark, task: Task, run: Run, method: str = METHOD) -> Run | None:
+    """Refit a dozen of a run's networks, evenly spread from the sparsest to the densest.
 
     Parameters
     ----------
-    settings : dict
-        Of the product's refit.
+    method : str
+        The product's refit in shorthand, without a job.
 
     Returns
     -------
     run : Run or None
-        None where no network is that sparse.
+        None where the run has no network.
     """
-    wanted = _wanted(run)
-    if not wanted:
+    if not run.front.points:
         return None
-    trail = _trail(run, wanted)
-    method = Part("refit", {"job": MADE_UP_JOB, "dominated": True, **settings})
-    spec = replace(task.spec, method=method, points=max(2, len(wanted)))
+    trail = _trail(run)
+    part = shorthand(method)
+    named = replace(part, params={"job": MADE_UP_JOB, **part.params})
+    spec = replace(task.spec, method=named, points=NETWORKS)
     experiment = benchmark.experiment(spec, lambda _: trail)
     return race(Paretopath(), replace(task, spec=spec, experiment=experiment))
 
 
-def _wanted(run: Run) -> list[ParetoPoint]:
-    found = [choose(run.front, s) for s in SPARSITIES if s > 0 for choose in (chosen, nearest)]
-    return sorted({p.index: p for p in found if p is not None}.values(), key=lambda p: p.index)
-
-
-def _trail(run: Run, wanted: list[ParetoPoint]) -> Trail:
+def _trail(run: Run) -> Trail:
     waypoints = []
-    for place, point in enumerate(wanted):
+    for place, point in enumerate(run.front.points):
         network = run.networks[point.index]
         buffers = {name: tensor.cpu().numpy() for name, tensor in network.buffers.items()}
         waypoints.append(Waypoint(replace(point, index=place), network.theta.cpu().numpy(), buffers))

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from benchmarks.steps import Bench, save, times
+from benchmarks import record
+from benchmarks.steps import Bench, times
 from engine.spec import JobSpec, Part, shorthand
 
 WIDTHS = (75, 150, 280, 530, 960, 1750, 3126)
@@ -26,7 +27,7 @@ def main() -> None:
     torch.set_num_threads(1)
     networks = [_grown(given, width) for width in WIDTHS]
     data = [_fed(given, share) for share in SHARES]
-    file = save("scaling", {"network": networks, "data": data})
+    file = record.store("scaling", {"network": networks, "data": data})
     figure = _figure(networks, data)
     figure.write_html(file.with_suffix(".html"), config={"showSendToCloud": False, "displaylogo": False})
     _report("weights", networks, BOUND_BY_CALLS)
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=main.__doc__)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--network", default="mlp:32", help="for the growing data")
     parser.add_argument("--rounds", type=int, default=5)

@@ -6,14 +6,11 @@ a round; memory is the peak of a fresh process, in copies of the weights.
 
 import argparse
 import ctypes
-import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, final
@@ -21,7 +18,9 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from engine.correctors import AdaptiveProximal
+from benchmarks import record
+from benchmarks.timing import ratio, timed
+from engine.correctors import AdaptiveProximal, Pace
 from engine.correctors.adaptive import BATCH_SHARE, LARGEST_BATCH
 from engine.correctors.base import batch_size, mini_batches
 from engine.losses import Batch, Criterion, NetworkLoss
@@ -51,7 +50,7 @@ class Plain:
         for batch in batches:
             self.optimiser.zero_grad()
             loss = self.criterion(self.module(self.X.index_select(0, batch)), self.y.index_select(0, batch))
-            loss.backward()
+            torch.autograd.backward(loss)
             if stepping:
                 self.optimiser.step()
 
@@ -102,7 +101,7 @@ class Bench:
         return len(batches)
 
     def _correct(self, seed: int, held: Held) -> int:
-        AdaptiveProximal(held, None, self.batch, RATE, steps=self._steps).correct(self.problem, self._guess, seed)
+        AdaptiveProximal(held, None, self.batch, Pace(RATE), steps=self._steps).correct(self.problem, self._guess, seed)
         return len(self._batches(seed))
 
 
@@ -117,15 +116,9 @@ def times(bench: Bench, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in bench.ways}
     for seed in range(rounds + 1):
         for name, take in bench.ways.items():
-            begun = time.process_time()
-            steps = take(seed)
-            found[name].append((time.process_time() - begun) / steps)
-    return {name: seconds[1:] for name, seconds in found.items()}
-
-
-def ratio(seconds: Sequence[float], unit: Sequence[float]) -> float:
-    """Median over the rounds."""
-    return median(a / b for a, b in zip(seconds, unit, strict=True))
+            steps, seconds = timed(take, seed)
+            found[name].append(seconds / steps)
+    return {name: each[1:] for name, each in found.items()}
 
 
 def copies(bench: Bench, way: str) -> float:
@@ -150,15 +143,6 @@ def _fresh(given: argparse.Namespace, way: str) -> float:
     return float(done.stdout)
 
 
-def save(name: str, content: dict[str, Any]) -> Path:
-    """Write the result as JSON into benchmarks/results."""
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{name}.json"
-    file.write_text(json.dumps(content, indent=1))
-    return file
-
-
 def main() -> None:
     """Print and store the cost of every way: CPU seconds per step, or with --memory copies of the weights."""
     given = _arguments()
@@ -171,11 +155,11 @@ def main() -> None:
     about = {"network": given.network, "data": Path(given.data).name, "n_params": bench.problem.loss.n_params}
     print(", ".join(map(str, about.values())), "weights, batches of", bench.batch)
     found = _memory(given, bench) if given.memory else _times(bench, given.rounds)
-    save("steps", {**about, "batch": bench.batch, **found})
+    record.store("steps", {**about, "batch": bench.batch, **found})
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=main.__doc__)
     parser.add_argument("--network", default="mlp:32")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--steps", type=int, default=120)

@@ -6,6 +6,7 @@ from statistics import median
 
 from benchmarks.contest import Outcome
 from benchmarks.merit import SPARSITIES
+from benchmarks.rivals import REFERENCE
 
 ROWS = (
     "points on the front",
@@ -20,15 +21,26 @@ ROWS = (
     "dominates of ours",
     "ours no higher",
     "largest gap",
+    "no higher than the reference",
     *(f"test accuracy at {s:.0%}{after}" for after in ("", ", refitted") for s in SPARSITIES),
     "passes",
+    "passes / dense",
+    "passes / reference",
     "CPU seconds",
+    "seconds / dense",
+    "seconds / reference",
     "refit passes",
     "refit CPU seconds",
-    "passes / dense",
-    "seconds / dense",
-    "passes / reference",
-    "seconds / reference",
+)
+
+COMPARED = (
+    "/ reference: as a share of what the reference algorithm spent.",
+    "no higher than the reference: share of the reference algorithm's points at whose l1 norm a front is no higher.",
+)
+REFITTED = (
+    "refitted: the product's refit ({}) of a dozen networks of the run: trained on without the penalty, with their own"
+    " support or the largest weights of a denser one. Only for rivals whose penalty shrinks weights; what it costs"
+    " stands in rows of its own."
 )
 
 
@@ -85,7 +97,18 @@ def _notes(outcome: Outcome) -> list[str]:
         for run in (entry.run, entry.refit)
         if run is not None and run.ended
     ]
-    return [*ended, *(f"{name} does not run here: {reason}." for name, reason in outcome.refused.items())]
+    refused = [f"{name} does not run here: {reason}." for name, reason in outcome.refused.items()]
+    return [*_legend(outcome), *ended, *refused]
+
+
+def _legend(outcome: Outcome) -> list[str]:
+    """What the rows of this table mean, as far as their names do not say it."""
+    refits = any(entry.refit for entries in outcome.entries.values() for entry in entries)
+    return [
+        "/ dense: in units of the dense training.",
+        *(COMPARED if REFERENCE in outcome.entries else ()),
+        *([REFITTED.format(outcome.refit)] if refits else []),
+    ]
 
 
 def printed(outcomes: Sequence[Outcome], reasons: Mapping[str, str]) -> str:

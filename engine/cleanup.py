@@ -48,29 +48,16 @@ class Cleanup:
         self.n_units = sum(joint.n_units for joint in self._joints)
         self._in_l1 = isinstance(penalty, L1)
 
-    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean weights; zeros stay zero, and where nothing is gained all stay as they are.
-
-        Returns
-        -------
-        cleaned : Tensor, shape (n_params,)
-        scales : Tensor, shape (n_units,)
-            What the value of each hidden unit was multiplied by.
-        """
-        cleaned, scales = theta.clone(), self._ones(theta)
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Clean weights, shape (n_params,); zeros stay zero, and where nothing is gained all stay as they are."""
+        cleaned = theta.clone()
         self._silence(cleaned)
         folding = True
         while folding:
-            scales = scales * self._rescale(cleaned)
+            self._rescale(cleaned)
             folding = self._fold(cleaned)
         gained = bool(self._penalty.value(cleaned) <= self._penalty.value(theta))
-        return (cleaned, scales) if gained else (theta.clone(), self._ones(theta))
-
-    def undone(self, theta: Tensor, scales: Tensor) -> Tensor:
-        """The weights before they were rescaled, up to rounding; what was dropped stays away."""
-        undone = theta.clone()
-        self._scale(undone, 1 / scales)
-        return undone
+        return cleaned if gained else theta.clone()
 
     def _silence(self, theta: Tensor) -> None:
         """Drop the incoming weights of units that nothing reads."""
@@ -106,15 +93,13 @@ class Cleanup:
         known = ((shift == 0) | (view(theta, joint.next_bias) != 0)[:, None]).all(dim=0)
         return known & (charged @ shift.abs() <= saved)
 
-    def _rescale(self, theta: Tensor) -> Tensor:
-        """Scale all units to the least norm, unless that would change it by less than its rounding; by what."""
+    def _rescale(self, theta: Tensor) -> None:
+        """Scale all units to the least norm, unless that would change it by less than its rounding."""
         if not self._in_l1 or not self.n_units:
-            return self._ones(theta)
+            return
         scales = torch.cat(balanced(self._levels(theta))).to(theta)
-        if bool((scales.log().abs() <= math.sqrt(torch.finfo(theta.dtype).eps)).all()):
-            return self._ones(theta)
-        self._scale(theta, scales)
-        return scales
+        if bool((scales.log().abs() > math.sqrt(torch.finfo(theta.dtype).eps)).any()):
+            self._scale(theta, scales)
 
     def _scale(self, theta: Tensor, scales: Tensor) -> None:
         start = 0
@@ -130,9 +115,6 @@ class Cleanup:
         magnitude = self._magnitude(theta)
         first = [_level(magnitude, joint, None) for joint in self._joints[:1]]
         return first + [_level(magnitude, joint, before) for before, joint in pairwise(self._joints)]
-
-    def _ones(self, theta: Tensor) -> Tensor:
-        return torch.ones(self.n_units, dtype=theta.dtype, device=theta.device)
 
     def _magnitude(self, theta: Tensor) -> Tensor:
         """What each weight adds to the l1 norm."""

@@ -52,12 +52,15 @@ class Loss(ABC):
         The parameter tensors behind the flat vector, in order.
     n_samples : int
         Training samples.
+    convex : bool
+        Whether the loss is convex in the weights, so that any start leads to the same place.
     effort : float
         Gradient evaluations so far, in full passes over the training data; one without the gradient counts a third.
     """
 
     layout: tuple[Block, ...]
     n_samples: int
+    convex: bool = False
     effort: float = 0.0
 
     @property
@@ -76,12 +79,12 @@ class Loss(ABC):
         """
 
     def lend(self, theta: Tensor) -> Tensor:
-        """A copy of `theta` to change in place, where `gradient_` reads it without copying; any other call ends it."""
+        """A copy of `theta` to change in place, read by `value_and_grad_` without copying; any other call ends it."""
         return theta.clone()
 
-    def gradient_(self, theta: Tensor, batch: Batch) -> Tensor:
-        """The gradient of `value_and_grad`, in a buffer to write over; the next call of any kind does so too."""
-        return self.value_and_grad(theta, batch)[1]
+    def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`value_and_grad` with the gradient in a buffer to write over; the next call of any kind does so too."""
+        return self.value_and_grad(theta, batch)
 
     @abstractmethod
     def value(self, theta: Tensor) -> Tensor:
@@ -137,6 +140,8 @@ class Loss(ABC):
 
 class _Linear(Loss):
     """A loss of linear predictions ``X @ theta``; columns are contiguous, so that a support's are cheap to take."""
+
+    convex = True
 
     def __init__(self, X: Tensor, y: Tensor) -> None:
         self.X, self.y = X.T.contiguous().T, y
@@ -349,6 +354,7 @@ class NetworkLoss(Loss):
         self._splits = _splits(dataset, self._device)
         self._X, self._y = self._splits["train"]
         self.n_samples = len(self._X)
+        self.convex = _is_linear(module)
 
     @property
     def device(self) -> torch.device:
@@ -368,9 +374,8 @@ class NetworkLoss(Loss):
     def lend(self, theta: Tensor) -> Tensor:
         return self._theta.copy_(theta)
 
-    def gradient_(self, theta: Tensor, batch: Batch) -> Tensor:
-        self._differentiate(theta, batch)
-        return self._grad
+    def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._differentiate(theta, batch), self._grad
 
     def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
         return self._differentiate(theta, batch), self._grad.clone()
@@ -493,7 +498,7 @@ class NetworkLoss(Loss):
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         index = batch.to(self._X.device)
-        return self._to_device(self._X.index_select(0, index)), self._to_device(self._y.index_select(0, index))
+        return self._to_device(_taken(self._X, index)), self._to_device(_taken(self._y, index))
 
     def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(X), CHUNK):
@@ -501,6 +506,17 @@ class NetworkLoss(Loss):
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
+
+
+def _taken(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]``, for an index of any shape, in a fifth of its time on the CPU."""
+    return values.index_select(0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a single linear layer holds all parameters, without an activation after it."""
+    parts = [m for m in module.modules() if not isinstance(m, nn.Sequential | nn.Flatten)]
+    return len(parts) == 1 and isinstance(parts[0], nn.Linear)
 
 
 def layout(module: nn.Module) -> tuple[Block, ...]:

@@ -7,11 +7,8 @@ from torch import Tensor
 
 from engine.cleanup import Cleanup
 from engine.conjugate_gradients import Product
-from engine.front import Waypoint
 from engine.losses import Buffers, Loss
 from engine.penalties import Penalty
-
-SCALES = "scales"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +24,9 @@ class State:
         Value of the penalty: what an l1-ball corrector holds still.
     buffers : mapping of str to Tensor
     step : float, optional
-        Step size that worked there; correctors start from it and keep it up to date.
+        Step that worked there, in the corrector's own unit; correctors start from it and keep it up to date.
     saved : float
         Penalty that cleaning took off these weights.
-    scales : Tensor, shape (n_units,), optional
-        What cleaning multiplied the hidden units by; None where it was not tried.
     """
 
     theta: Tensor
@@ -40,7 +35,6 @@ class State:
     buffers: Buffers = field(default_factory=dict)
     step: float | None = None
     saved: float = 0.0
-    scales: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +57,9 @@ class Problem:
         """The same network with as little penalty as `cleanup` finds."""
         if self.cleanup is None:
             return at
-        theta, scales = self.cleanup(at.theta)
+        theta = self.cleanup(at.theta)
         saved = float(self.penalty.value(at.theta) - self.penalty.value(theta))
-        return replace(at, theta=theta, saved=saved, scales=scales)
-
-    def uncleaned(self, waypoint: Waypoint) -> Waypoint:
-        """The stored network with its units in the scales they were found in, and the penalty that it has there."""
-        if self.cleanup is None or SCALES not in waypoint.memory:
-            return waypoint
-        theta, scales = (torch.from_numpy(array.copy()) for array in (waypoint.theta, waypoint.memory[SCALES]))
-        theta = self.cleanup.undone(theta, scales)
-        point = replace(waypoint.point, penalty=float(self.penalty.value(theta)))
-        return replace(waypoint, point=point, theta=theta.numpy())
+        return replace(at, theta=theta, saved=saved)
 
     def multiplier(self, theta: Tensor, grad: Tensor) -> float:
         """The strength for which `theta` is closest to stationary on its support, at least 0.

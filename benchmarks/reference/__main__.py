@@ -3,13 +3,11 @@
 import argparse
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from benchmarks import best_known
+from benchmarks import best_known, record
 from benchmarks.problems import BENCHMARKS
 from engine.data.download import data_folder
 from engine.spec import shorthand
@@ -60,17 +58,10 @@ def _traces(given: argparse.Namespace) -> list[str]:
 
 
 def _save(given: argparse.Namespace, front: list[tuple[float, float]], commands: list[str]) -> None:
-    given.into.mkdir(parents=True, exist_ok=True)
     file = given.into / f"{given.problem}.json"
     before = json.loads(file.read_text())["commands"] if file.exists() else []
-    content = {
-        "problem": given.problem,
-        "commands": [*before, *commands],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "torch": version("torch"),
-        "front": front,
-    }
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    about = {"problem": given.problem, "commands": [*before, *commands]}
+    record.save({**about, **record.origin(), "front": front}, file)
 
 
 if __name__ == "__main__":

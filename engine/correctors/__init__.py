@@ -1,7 +1,7 @@
 """Ways back to the set of Pareto critical points."""
 
 from engine.correctors.accelerated import Accelerated
-from engine.correctors.adaptive import AdaptiveProximal
+from engine.correctors.adaptive import AdaptiveProximal, Pace
 from engine.correctors.base import Correction, Corrector
 from engine.correctors.multiobjective import MultiobjectiveProximalGradient, common_descent
 from engine.correctors.newton import ActiveSetNewton
@@ -23,6 +23,7 @@ __all__ = [
     "Correction",
     "Corrector",
     "MultiobjectiveProximalGradient",
+    "Pace",
     "ProximalGradient",
     "common_descent",
 ]

@@ -6,7 +6,7 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, Hold, batch_size, hold, mini_batches
+from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell, hold, mini_batches
 from engine.losses import Batch, Loss
 from engine.problem import Problem, State
 
@@ -72,19 +72,22 @@ class Accelerated(Corrector):
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
         run = _Run(theta, theta, guess.step or FIRST_STEP)
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
+        losses = []
         for i, batch in enumerate(mini_batches(problem.loss, seed, size, self._epochs, self._steps)):
-            self._step(problem, keep, run, batch, i % STEPS_PER_LOOK == 0)
+            losses.append(self._step(problem, keep, run, batch, i % STEPS_PER_LOOK == 0))
         problem.loss.calibrate(run.theta)
         state = replace(guess, theta=run.theta, buffers=problem.loss.buffers, step=run.longest)
-        return Correction(state, False)
+        return Correction(state, fell=fell(losses))
 
-    def _step(self, problem: Problem, keep: Hold, run: _Run, batch: Batch, look: bool) -> None:
-        _, grad = problem.loss.value_and_grad(run.ahead, batch)
+    def _step(self, problem: Problem, keep: Hold, run: _Run, batch: Batch, look: bool) -> Tensor:
+        """Move on; the mini-batch's loss."""
+        value, grad = problem.loss.value_and_grad(run.ahead, batch)
         step = self._rate * run.longest
         new = keep(problem.penalty, run.ahead - step * grad, step)
         if look:
             run.longest = _longest(problem.loss, batch, run, new, grad)
         run.move(new)
+        return value
 
 
 def _longest(loss: Loss, batch: Batch, run: _Run, new: Tensor, grad: Tensor) -> float:

@@ -1,22 +1,70 @@
 """Proximal steps in Adam's metric on mini-batches: for networks whose layers have very different scales."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from engine.correctors.base import Correction, Corrector, Hold, batch_size, hold, mini_batches
+from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell, hold, mini_batches
 from engine.problem import Problem, State
 from engine.stretches import stretches
 
-FIRST_WINDOW, LAST_WINDOW = 10, 50
-BETA = 0.999
+FIRST_WINDOW = 10
+BETA = 0.99
 RECOVERY = 1.3
-TRUST = 0.1
-WARM_UP = 0.15
+WARM_UP, EASED = 0.1, 0.9
 BATCH_SHARE, LARGEST_BATCH = 48, 256
+FLOOR = 3e-3
+TRIM = 0.02
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long steps are, and how much of the past goes into them.
+
+    Parameters
+    ----------
+    rate : float
+        Highest learning rate. A guess may bring along which share of it is to be used; that share is slowly raised
+        again.
+    trust : float
+        Highest learning rate as a share of the mean size of the weights that are not zero.
+    decay : float
+        Share of the learning rate that is left at the end.
+    window : float
+        Steps that the gradient is averaged over in the end; ten at first.
+    pressure : float
+        How many times the strength is held at first; it eases to the strength itself over nine tenths of the steps.
+    """
+
+    rate: float = 3e-2
+    trust: float = 0.1
+    decay: float = 0.1
+    window: float = 50
+    pressure: float = 1.0
+
+    def first(self, theta: Tensor) -> float:
+        """Learning rate for these weights."""
+        nonzeros = int(theta.count_nonzero())
+        return min(self.rate, self.trust * float(theta.abs().sum()) / nonzeros) if nonzeros else self.rate
+
+    def share(self, begun: float, done: float) -> float:
+        """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
+        return min(1.0, done / WARM_UP) * (1 - (1 - self.decay) * begun)
+
+    def averaged(self, begun: float) -> float:
+        """Steps that the gradient is averaged over: ever more, so that noise lets go of weights that belong at zero."""
+        return FIRST_WINDOW + (self.window - FIRST_WINDOW) * begun
+
+    def pressed(self, begun: float) -> float:
+        """How many times the strength is held: more at first, for weights leave a dense network slowly."""
+        return math.pow(self.pressure, max(0.0, 1 - begun / EASED))
+
+
+USUAL = Pace()
 
 
 @final
@@ -24,8 +72,7 @@ class AdaptiveProximal(Corrector):
     """Adam's step followed by the proximal operator or the projection in Adam's own diagonal metric.
 
     The gradient step and the proximal operator share one step size, bias corrections included, as optimality of the
-    pair needs; the metric is floored so that weights without a gradient keep a finite threshold. The gradient's average
-    reaches back ten steps at first and fifty in the end.
+    pair needs; the metric is floored so that weights without a gradient keep a finite threshold.
 
     Parameters
     ----------
@@ -33,17 +80,13 @@ class AdaptiveProximal(Corrector):
         "strength" or "penalty".
     epochs : int, optional
         Passes over the data; as many as make up `steps` if None.
-    steps : int
-        Steps where `epochs` is not given; more where the samples are few.
     batch : int, optional
         Samples in a mini-batch; a size fit for the data if None.
-    rate : float
-        Highest learning rate; at most a tenth of the mean size of the weights that are not zero, and a lower one that
-        the guess brings along is kept and slowly raised again.
-    decay : float
-        Share of the learning rate that is left at the end of the last pass.
-    floor : float
-        Least value of the metric.
+    pace : Pace
+    trim : float
+        Share of the penalty that is taken from the smallest weights after the last step: what noise keeps from zero.
+    steps : int
+        Steps where `epochs` is not given; more where the samples are few.
 
     References
     ----------
@@ -56,37 +99,41 @@ class AdaptiveProximal(Corrector):
         held: Literal["strength", "penalty"] = "strength",
         epochs: int | None = None,
         batch: int | None = None,
-        rate: float = 1e-2,
-        decay: float = 0.1,
-        floor: float = 3e-3,
+        pace: Pace = USUAL,
+        trim: float = TRIM,
         steps: int = 120,
     ) -> None:
         self._held, self._epochs, self._batch, self._steps = held, epochs, batch, steps
-        self._rate, self._decay, self._floor = rate, decay, floor
+        self._pace, self._trim = pace, trim
 
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
-        keep = hold(self._held, guess)
+        keep = hold(self._held, replace(guess, level=guess.level / (1 - self._trim)))
         theta = problem.loss.lend(keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta)
-        start = min(self._rate, _trusted(theta), RECOVERY * guess.step if guess.step else math.inf)
-        self._descend_(problem, keep, theta, start, seed)
-        found = theta.clone()
+        share = min(1.0, RECOVERY * (guess.step or 1.0))
+        start = share * self._pace.first(theta)
+        losses = self._descend_(problem, keep, theta, start, seed)
+        found = problem.penalty.trim(theta.clone(), self._trim)
+        if self._held == "penalty":
+            found, _ = problem.penalty.project(found, guess.level)
         problem.loss.calibrate(found)
-        return Correction(replace(guess, theta=found, buffers=problem.loss.buffers, step=start), False)
+        state = replace(guess, theta=found, buffers=problem.loss.buffers, step=share)
+        return Correction(state, fell=fell(losses))
 
-    def _descend_(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> None:
-        moments = _Moments(theta, self._floor)
+    def _descend_(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> list[Tensor]:
+        """Step on `theta` in place; the mini-batches' losses."""
+        losses, moments = [], _Moments(theta)
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
         batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
         for done, batch in enumerate(batches, 1):
             begun = (done - 1) / len(batches)
-            rate = start * self._schedule(begun, done / len(batches))
-            step = moments.descend_(theta, problem.loss.gradient_(theta, batch), 1 / _window(begun), rate)
+            rate = start * self._pace.share(begun, done / len(batches))
+            value, grad = problem.loss.value_and_grad_(theta, batch)
+            losses.append(value)
+            step = moments.descend_(theta, grad, 1 / self._pace.averaged(begun), rate)
+            keep.ease(self._pace.pressed(begun))
             keep.restore_(problem.penalty, theta, step, exactly=done == len(batches))
-
-    def _schedule(self, begun: float, done: float) -> float:
-        """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
-        return min(1.0, done / WARM_UP) * (1 - (1 - self._decay) * begun)
+        return losses
 
 
 @final
@@ -97,13 +144,11 @@ class _Moments:
     ----------
     theta : Tensor, shape (n_params,)
         Like these weights.
-    floor : float
-        Least value of the metric.
     """
 
-    def __init__(self, theta: Tensor, floor: float) -> None:
+    def __init__(self, theta: Tensor) -> None:
         self._mean, self._square = torch.zeros_like(theta), torch.zeros_like(theta)
-        self._floor, self._weight, self._done = floor, 0.0, 0
+        self._weight, self._done = 0.0, 0
 
     def descend_(self, theta: Tensor, grad: Tensor, new: float, rate: float) -> Tensor:
         """Gradient step on `theta` in place; the step sizes of the weights are written over `grad`.
@@ -116,21 +161,10 @@ class _Moments:
         self._done += 1
         self._weight += new * (1 - self._weight)
         unbiased = 1 - BETA**self._done
-        least, scale = self._floor**2 * unbiased, rate * math.sqrt(unbiased)
+        least, scale = FLOOR**2 * unbiased, rate * math.sqrt(unbiased)
         for weights, slope, mean, square in stretches(theta, grad, self._mean, self._square):
             mean.lerp_(slope, new)
             square.mul_(BETA).addcmul_(slope, slope, value=1 - BETA)
             torch.clamp_min(square, least, out=slope).rsqrt_().mul_(scale)
             weights.addcmul_(mean, slope, value=-1 / self._weight)
         return grad
-
-
-def _window(begun: float) -> float:
-    """Steps that the gradient is averaged over: ever more, so that noise lets go of weights that belong at zero."""
-    return FIRST_WINDOW + (LAST_WINDOW - FIRST_WINDOW) * begun
-
-
-def _trusted(theta: Tensor) -> float:
-    """A tenth of the mean size of the weights that are not zero; no bound where all are."""
-    nonzeros = int(theta.count_nonzero())
-    return TRUST * float(theta.abs().sum()) / nonzeros if nonzeros else math.inf

@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import final
 
+import torch
 from torch import Tensor
 
 from engine.losses import Batch, Loss
@@ -30,10 +31,13 @@ class Correction:
         Its `lam` and `level` are the guess's; what was not held still is for the caller to measure.
     converged : bool
         Whether the corrector met its own tolerance; not converging is an answer, not an error.
+    fell : bool
+        Whether the loss of the last mini-batches was below that of the first, as far as a corrector goes by batches.
     """
 
     state: State
-    converged: bool
+    converged: bool = False
+    fell: bool = True
 
 
 class Corrector(ABC):
@@ -67,19 +71,25 @@ class Hold(ABC):
             Where this is false, the penalty may stay off its level by an error of second order in what a step changes.
         """
 
+    def ease(self, pressure: float) -> None:  # noqa: B027 - a level is held as it is
+        """Hold `pressure` times the strength from now on."""
+
 
 @final
 class Strength(Hold):
     """Hold the strength: the proximal operator of ``step * lam * penalty``."""
 
     def __init__(self, lam: float) -> None:
-        self._lam = lam
+        self._lam, self._pressure = lam, 1.0
 
     def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
-        return penalty.prox(theta, step * self._lam)
+        return penalty.prox(theta, step * self._lam * self._pressure)
 
     def restore_(self, penalty: Penalty, theta: Tensor, step: Tensor, exactly: bool) -> None:
-        penalty.prox_(theta, step.mul_(self._lam))
+        penalty.prox_(theta, step.mul_(self._lam * self._pressure))
+
+    def ease(self, pressure: float) -> None:
+        self._pressure = pressure
 
 
 @final
@@ -106,6 +116,15 @@ class Level(Hold):
 def hold(what: str, guess: State) -> Hold:
     """The guess's ``strength`` or its ``penalty``."""
     return Strength(guess.lam) if what == "strength" else Level(guess.level)
+
+
+def fell(losses: Sequence[Tensor]) -> bool:
+    """Whether the last tenth of the mini-batches' losses, 0-d, has a lower mean than the first; false for NaN."""
+    if not losses:
+        return True
+    tenth = math.ceil(len(losses) / 10)
+    values = torch.stack(list(losses))
+    return bool(values[-tenth:].mean() < values[:tenth].mean())
 
 
 def longest_step(loss: Loss, theta: Tensor, step: float | None, batch: Batch | None) -> float:

@@ -70,7 +70,7 @@ class MultiobjectiveProximalGradient(Corrector):
         theta = self._descend(problem, guess.theta, step, seed)
         if self._batch is not None:
             problem.loss.calibrate(theta)
-        return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=longest), False)
+        return Correction(replace(guess, theta=theta, buffers=problem.loss.buffers, step=longest), fell=False)
 
     def _batches(self, problem: Problem, seed: int) -> Iterator[Batch | None]:
         if self._batch is None:

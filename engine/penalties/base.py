@@ -59,6 +59,17 @@ class Penalty(ABC):
             0 where `theta` is inside already.
         """
 
+    def trim(self, theta: Tensor, share: float) -> Tensor:
+        """Without the smallest of what the penalty counts, as long as that is no more than `share` of it in all.
+
+        Parameters
+        ----------
+        theta : Tensor, shape (n_params,)
+        share : float
+            Of the penalty, in [0, 1].
+        """
+        return theta
+
     def prox_(self, theta: Tensor, step: Tensor) -> None:
         """`prox` in place; `step`, shape (n_params,), is used up."""
         theta.copy_(self.prox(theta, step))
@@ -74,6 +85,14 @@ class Penalty(ABC):
         projection, multiplier = self.project(theta, radius, metric)
         theta.copy_(projection)
         return multiplier
+
+
+def smallest(sizes: Tensor, share: float) -> Tensor:
+    """Mask of the smallest entries that add up to at most `share` of the sum; `sizes` are not negative."""
+    ordered, order = sizes.sort()
+    dropped = torch.zeros_like(sizes, dtype=torch.bool)
+    dropped[order] = ordered.cumsum(0) <= share * ordered.sum()
+    return dropped
 
 
 def selection(blocks: Sequence[Block], parameters: str | Sequence[str]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.errors import InvalidSpec
 from engine.losses import Block
-from engine.penalties.base import Penalty, Step, selection
+from engine.penalties.base import Penalty, Step, selection, smallest
 
 Groups = Literal["neuron", "filter", "input"]
 
@@ -70,6 +70,10 @@ class GroupL2(Penalty):
         inside = multiplier == 0
         moved = self.prox(theta, multiplier.clamp_min(1e-30) * torch.as_tensor(metric, device=theta.device))
         return torch.where(inside, theta, moved), multiplier
+
+    def trim(self, theta: Tensor, share: float) -> Tensor:
+        dropped = smallest(self._sqrt_size(theta) * self._norms(theta), share)
+        return torch.where(self._spread(dropped.to(theta), rest=0.0) > 0, 0.0, theta)
 
     def _crossing(self, theta: Tensor, radius: float, metric: Step) -> Tensor:
         """The least multiplier that brings the penalty to `radius`: false position in a bracket found by doubling.

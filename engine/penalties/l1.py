@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.losses import Block
-from engine.penalties.base import Penalty, Step, selection
+from engine.penalties.base import Penalty, Step, selection, smallest
 from engine.stretches import stretches
 
 MOST_ITERATIONS = 100
@@ -49,6 +49,10 @@ class L1(Penalty):
         inverse = torch.as_tensor(metric, dtype=theta.dtype, device=theta.device)
         multiplier = _crossing(self._weigh(theta), radius, inverse.expand_as(theta).contiguous())
         return self.prox(theta, multiplier * inverse), multiplier
+
+    def trim(self, theta: Tensor, share: float) -> Tensor:
+        dropped = smallest(self._weigh(theta.abs()), share) & self.penalised.to(theta.device)
+        return theta.masked_fill(dropped, 0.0)
 
     def prox_(self, theta: Tensor, step: Tensor) -> None:
         for weights, bound in stretches(theta, self._weigh(step)):

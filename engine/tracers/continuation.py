@@ -1,4 +1,4 @@
-"""Predictor-corrector continuation: explore from one end, fill the gaps, then sweep back and forth keeping the best.
+"""Predictor-corrector continuation: a few networks along the path, more between them, then sweeps that keep the best.
 
 Every decision follows from the trail, so a resumed trace goes on as if it had never stopped.
 """
@@ -12,28 +12,29 @@ from typing import Literal, final
 import numpy as np
 from torch import Tensor
 
-from engine.correctors import Corrector, ProximalGradient
+from engine.correctors import Corrector
 from engine.errors import Diverged
 from engine.front import Waypoint
 from engine.predictors import Predictor, state
-from engine.problem import SCALES, Problem, State
+from engine.problem import Problem, State
 from engine.tracers import stride
 from engine.tracers.base import Budget, Clock, Tracer, measured
 from engine.tracers.slots import Slots
 
 Held = Literal["penalty", "strength", "nothing"]
 
-EXPLORED_SHARE, DENSER_SHARE = 0.8, 0.6
+EXPLORED_SHARE, FEWEST_EXPLORED = 0.2, 6
+FROM_NETWORK_SHARE, DENSER_SHARE = 0.8, 0.6
 STALLED = 3
 MOST_TRIES = 2
 RETRIES, SHORTENING = 4, 3
 WORSE = 1.25
-MOST_ROUNDS, SETTLED = 6, 0.1
 FINAL_STEP = 0.2
 FINAL_TRIES = 12
-RESCUE_PASSES = 12
 RELAXED = 1e-2
 NARROWING = 1 - 1e-6
+HALVINGS, TRIMMED = 40, 0.02
+MOST_SAVED, WIDE = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,10 @@ class Rules:
         "dense": train an anchor first; "network": start from the weights the network was made with.
     strength : float
         Strength of the penalty at the first point.
+    means : bool
+        Whether the mean of two networks may stand between them as it is.
     cleanup : bool
-        Whether networks are stored clean; the search goes on from them as they were found.
+        Whether networks are stored clean; the search goes on from the clean ones.
     """
 
     points: int = 40
@@ -65,7 +68,32 @@ class Rules:
     floor: float = 0.01
     start: Literal["dense", "network"] = "dense"
     strength: float = 1e-3
+    means: bool = False
     cleanup: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a continuation is put together from.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Guesses the networks that exploring corrects.
+    corrector : Corrector
+        Corrects them.
+    refiner : Corrector
+        Corrects guesses between two networks; gentle, for they are good already.
+    trainer, anchor : Corrector
+        Find the first point: the one trains nearly without the penalty, the other goes on with it. Both hold the
+        strength.
+    """
+
+    predictor: Predictor
+    corrector: Corrector
+    refiner: Corrector
+    trainer: Corrector
+    anchor: Corrector
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +108,9 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Weights with their penalty, and the same network clean with what was measured there.
-
-    That is the loss on all data, and of corrected ones the gradient.
-    """
+    """Weights with what was measured there: the loss on all data, and of corrected ones the gradient."""
 
     state: State
-    clean: State
     loss: float
     penalty: float
     parent: int | None
@@ -97,7 +121,7 @@ class _Found:
         problem.loss.load_buffers(self.state.buffers)
         if self.grad is not None:
             return self.loss, self.grad
-        return self.loss, problem.loss.value_and_grad(self.clean.theta)[1]
+        return self.loss, problem.loss.value_and_grad(self.state.theta)[1]
 
     def merit(self, lam: float, held: Held) -> float:
         """What the corrector lowers; a loss that is no number has the worst."""
@@ -117,15 +141,13 @@ class _By:
 class Continuation(Tracer):
     """Trace the path by predictions and corrections from one point to the next.
 
-    Exploring founds places along the path, filling founds more in its widest gaps, and later sweeps replace a place's
-    network by a better one: a place only ever improves, so the front is the envelope of all sweeps.
+    Exploring founds a few places along the path with long corrections. Filling founds the others in the widest gaps:
+    a network between two others is a good guess as it stands. Later sweeps replace a place's network by a better one: a
+    place only ever improves, so the front is the envelope of all sweeps.
 
     Parameters
     ----------
-    predictor : Predictor
-    corrector : Corrector
-    anchor : Corrector
-        Finds the first point; holds the strength.
+    parts : Parts
     rules : Rules
     seed : int
     budget : Budget, optional
@@ -140,21 +162,18 @@ class Continuation(Tracer):
 
     def __init__(
         self,
-        predictor: Predictor,
-        corrector: Corrector,
-        anchor: Corrector,
+        parts: Parts,
         rules: Rules,
         seed: int = 0,
         budget: Budget | None = None,
         held: Held = "penalty",
     ) -> None:
-        self._predictor, self._corrector, self._anchor = predictor, corrector, anchor
-        self._rules, self._seed, self._budget = rules, seed, budget or Budget()
+        self._parts, self._rules, self._seed, self._budget = parts, rules, seed, budget or Budget()
         self._held: Held = held
         self.expected, self.cleanup = rules.points * rules.sweeps, rules.cleanup
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
-        slots, clock = Slots(trail, problem.uncleaned), Clock(problem, trail)
+        slots, clock = Slots(trail), Clock(problem, trail)
         if not slots.trail:
             yield slots.add(self._first(problem, clock))
         directions = (1,) if self._rules.start == "dense" else (-1, 1)
@@ -175,30 +194,21 @@ class Continuation(Tracer):
 
     def _dense(self, problem: Problem, guess: State) -> _Found:
         """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero."""
+        if problem.loss.convex:
+            return self._correct(problem, guess, None, self._draw(0, 1), _By(self._parts.anchor, "strength"))
         fresh = float(problem.loss.value(guess.theta))
         start = replace(guess, lam=guess.lam * RELAXED)
-        trained = self._correct(problem, start, None, self._draw(0, 0), _By(self._anchor, "strength"))
-        found = self._settled(problem, self._penalised(problem, trained, guess.lam, (trained.loss + fresh) / 2))
+        trained = self._correct(problem, start, None, self._draw(0, 0), _By(self._parts.trainer, "strength"))
+        found = self._penalised(problem, trained, guess.lam, (trained.loss + fresh) / 2)
         return replace(found, state=replace(found.state, step=None))
 
     def _penalised(self, problem: Problem, trained: _Found, lam: float, bar: float) -> _Found:
         """Go on with the penalty; where it costs most of what was learnt, with a lower strength."""
-        by, least = _By(self._anchor, "strength"), lam * RELAXED
-        found = self._correct(problem, replace(trained.state, lam=lam), None, self._draw(0, 1), by)
+        by, least, start = _By(self._parts.anchor, "strength"), lam * RELAXED, replace(trained.state, step=None)
+        found = self._correct(problem, replace(start, lam=lam), None, self._draw(0, 1), by)
         while found.loss > bar and lam > least:
             lam /= 10
-            found = self._correct(problem, replace(trained.state, lam=lam), None, self._draw(0, 1), by)
-        return found
-
-    def _settled(self, problem: Problem, found: _Found) -> _Found:
-        """Go on, round by round, as long as a round lowers the penalised loss by a tenth."""
-        by, lam = _By(self._anchor, "strength"), found.state.lam
-        for attempt in range(MOST_ROUNDS):
-            before, start = found.merit(lam, "strength"), replace(found.state, step=None)
-            again = self._correct(problem, start, None, self._draw(0, 2 + attempt), by)
-            found = min(found, again, key=lambda f: f.merit(lam, "strength"))
-            if found.merit(lam, "strength") > (1 - SETTLED) * before:
-                break
+            found = self._correct(problem, replace(start, lam=lam), None, self._draw(0, 1), by)
         return found
 
     def _explore(self, problem: Problem, slots: Slots, clock: Clock, stage: int, direction: int) -> Iterator[Waypoint]:
@@ -222,7 +232,8 @@ class Continuation(Tracer):
         return self._predicted(problem, branch, step, draw)
 
     def _predicted(self, problem: Problem, branch: Sequence[Waypoint], step: float, draw: int) -> _Found:
-        guess = self._predictor.predict(problem, branch, step, draw)
+        guess = self._parts.predictor.predict(problem, branch, step, draw)
+        guess = replace(guess, level=_aimed(guess.level, branch[-1]))
         return self._correct(problem, guess, branch[-1].point.index, draw)
 
     def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], draw: int) -> _Found:
@@ -247,9 +258,52 @@ class Continuation(Tracer):
             gap, index = slots.widest_gap(), len(slots.trail)
             if gap is None or len(slots.front()) >= self._rules.points or index >= MOST_TRIES * self._rules.points:
                 return
-            found = self._between(problem, gap[1:], gap[:1], _middle(*gap), self._draw(stage, index))
+            found = self._between(problem, *gap, self._wide(slots, gap), self._draw(stage, index))
             ends = (gap[0].point.index, gap[1].point.index)
             yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index, ends), index, 0))
+
+    def _between(self, problem: Problem, sparser: Waypoint, denser: Waypoint, wide: bool, draw: int) -> _Found:
+        """The first network for the middle of a gap that is not stuck; the best of them where all are.
+
+        Stuck is a network no better than the sparser one: the two belong to different parts of the front. Only in a
+        wide gap are others then looked for.
+        """
+        found: list[_Found] = []
+        for attempt in self._attempts(problem, sparser, denser, draw):
+            found.append(attempt)
+            if attempt.loss < sparser.point.loss or not wide:
+                break
+        return min(found, key=lambda f: f.loss)
+
+    def _attempts(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> Iterator[_Found]:
+        """The mean of the two, corrected where it may not stay as it is; corrections from denser and from sparser."""
+        level, lam = _middle(sparser, denser)
+        mean = self._mean(problem, sparser, denser)
+        if self._rules.means:
+            yield _measured(problem, mean, denser.point.index)
+        else:
+            yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
+        for waypoint in (denser, sparser):
+            start = replace(state(problem, waypoint), level=_aimed(level, waypoint), lam=lam)
+            yield self._correct(problem, start, waypoint.point.index, draw)
+
+    def _mean(self, problem: Problem, sparser: Waypoint, denser: Waypoint) -> State:
+        """The weighted mean of two networks, trimmed, that has the penalty halfway between theirs, on a log scale."""
+        level, lam = _middle(sparser, denser)
+        near, far = state(problem, sparser).theta, state(problem, denser)
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            share = (low + high) / 2
+            inside = float(problem.penalty.value(near.lerp(far.theta, share))) <= level / (1 - TRIMMED)
+            low, high = (share, high) if inside else (low, share)
+        theta = problem.penalty.trim(near.lerp(far.theta, low), TRIMMED)
+        return replace(far, theta=theta, level=level, lam=lam)
+
+    def _wide(self, slots: Slots, gap: tuple[Waypoint, Waypoint]) -> bool:
+        """Whether a gap is twice as wide as gaps would be if all points asked for were evenly spread."""
+        front = slots.front()
+        spread = _log_ratio(front[0], front[-1]) / (self._rules.points - 1)
+        return _log_ratio(*gap) > WIDE * spread
 
     def _improve(self, problem: Problem, slots: Slots, clock: Clock, sweep: int, stage: int) -> Iterator[Waypoint]:
         """Visit the places in order, towards lower loss in odd sweeps, and keep what is better than what was there."""
@@ -260,66 +314,20 @@ class Continuation(Tracer):
             if slots.passed(stage, place) or clock.exhausted(self._budget):
                 continue
             here, around = networks[slot], [networks[s] for s in ordered[max(place - 1, 0) : place + 2]]
-            goal = (here.point.penalty * NARROWING, here.point.lam or 0.0)
-            others = [w for w in around if w.point.penalty > here.point.penalty]
-            found = self._between(problem, around[: 2 if place else 1], others, goal, self._draw(stage, place))
+            found = self._improved(problem, here, around, self._draw(stage, place))
             if self._accepted(found, networks[slot], slot == order[0]):
                 index = len(slots.trail)
                 yield slots.add(self._waypoint(problem, clock, found, _Place(stage, place, slot), index, sweep))
 
-    def _between(
-        self,
-        problem: Problem,
-        starts: Sequence[Waypoint],
-        others: Sequence[Waypoint],
-        goal: tuple[float, float],
-        draw: int,
-    ) -> _Found:
-        """The first network for a penalty or strength that is not stuck; the best of them where all are.
-
-        Stuck is a network no better than a start of less penalty: a saddle, or a step too long.
-        """
-        behind = [w for w in (*starts, *others) if w.point.penalty < goal[0]] if self._held == "penalty" else []
-        bar = min((w.point.loss for w in behind), default=math.inf)
-        found: list[_Found] = []
-        for attempt in self._attempts(problem, starts, others, behind, goal, draw):
-            found.append(attempt)
-            if attempt.loss < bar:
-                return attempt
-        return min(found, key=lambda f: f.loss)
-
-    def _attempts(
-        self,
-        problem: Problem,
-        starts: Sequence[Waypoint],
-        others: Sequence[Waypoint],
-        behind: Sequence[Waypoint],
-        goal: tuple[float, float],
-        draw: int,
-    ) -> Iterator[_Found]:
-        """Corrections from the best start, with ever shorter steps; from the others; one that is sure to descend."""
-        guess, parent = self._better(problem, starts, *goal)
-        for attempt in range(RETRIES):
-            found = self._correct(problem, guess, parent, draw + attempt)
-            yield found
-            guess = replace(guess, step=(found.state.step or 1.0) / SHORTENING)
-        for waypoint in others:
-            guess, parent = self._better(problem, [waypoint], *goal)
-            yield self._correct(problem, guess, parent, draw)
-        for waypoint in behind[:1]:
-            start = replace(state(problem, waypoint), level=goal[0], lam=goal[1])
-            rescue = _By(ProximalGradient("penalty", RESCUE_PASSES), "penalty")
-            yield self._correct(problem, start, waypoint.point.index, draw, rescue)
-
-    def _better(
-        self, problem: Problem, candidates: Sequence[Waypoint], level: float, lam: float
-    ) -> tuple[State, int | None]:
-        """The candidate that is the best start for this trade-off, and its index."""
-        starts = [self._start(problem, waypoint, level, lam) for waypoint in candidates]
+    def _improved(self, problem: Problem, here: Waypoint, around: Sequence[Waypoint], draw: int) -> _Found:
+        """A correction at this place's penalty and strength from whichever network around is the best start."""
+        level, lam = here.point.penalty * NARROWING, here.point.lam or 0.0
+        starts = [self._start(problem, waypoint, level, lam) for waypoint in around]
         _, guess, parent = min(starts, key=lambda start: start[0])
-        return guess, parent
+        return self._correct(problem, guess, parent, draw)
 
     def _start(self, problem: Problem, waypoint: Waypoint, level: float, lam: float) -> tuple[float, State, int]:
+        """How good a network is for a trade-off, as a guess, and its index."""
         guess, here = replace(state(problem, waypoint), level=level, lam=lam), waypoint.point
         if self._held == "strength":
             return here.loss + lam * here.penalty, guess, here.index
@@ -341,15 +349,19 @@ class Continuation(Tracer):
 
     def _correct(self, problem: Problem, guess: State, parent: int | None, draw: int, by: _By | None = None) -> _Found:
         """Correct the guess, with ever shorter steps as long as that only makes it worse."""
-        by = by or _By(self._corrector, self._held)
-        tried = [_guessed(problem, _feasible(problem, guess, by.held), parent)]
+        by = by or _By(self._parts.corrector, self._held)
+        before: list[_Found] = []
+        tried: list[_Found] = []
         for attempt in range(RETRIES + 1):
             correction = by.corrector.correct(problem, guess, draw + attempt)
             tried.append(_measured(problem, correction.state, parent))
-            if tried[-1].merit(guess.lam, by.held) <= WORSE * tried[0].merit(guess.lam, by.held) < math.inf:
+            if correction.fell and math.isfinite(tried[-1].loss):
+                return tried[-1]
+            before = before or [_guessed(problem, _feasible(problem, guess, by.held), parent)]
+            if tried[-1].merit(guess.lam, by.held) <= WORSE * before[0].merit(guess.lam, by.held) < math.inf:
                 return tried[-1]
             guess = replace(guess, step=(correction.state.step or 1.0) / SHORTENING)
-        return _least_bad(tried, guess, by.held)
+        return _least_bad([*before, *tried], guess, by.held)
 
     def _waypoint(
         self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
@@ -357,30 +369,26 @@ class Continuation(Tracer):
         anchored = index == 0 and self._rules.start == "dense"
         lam = found.state.lam if self._held == "strength" or anchored else None
         memory = {**asdict(place), "step": found.state.step or math.nan}
-        if found.clean.scales is not None:
-            memory[SCALES] = found.clean.scales.cpu()
-        waypoint = measured(problem, clock, found.clean, lam, found.known(problem))
+        waypoint = measured(problem, clock, found.state, lam, found.known(problem))
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
 
     def _bare(self, problem: Problem, found: _Found, like: Waypoint) -> Waypoint:
         """What a prediction needs of a network that is not kept."""
         theta = found.state.theta
-        lam = (
-            found.state.lam
-            if self._held == "strength"
-            else problem.multiplier(found.clean.theta, found.known(problem)[1])
-        )
+        lam = found.state.lam if self._held == "strength" else problem.multiplier(theta, found.known(problem)[1])
         point = replace(like.point, loss=found.loss, penalty=found.penalty, lam=lam)
         buffers = {name: tensor.cpu().numpy() for name, tensor in found.state.buffers.items()}
         return replace(like, point=point, theta=theta.cpu().numpy(), buffers=buffers)
 
     def _remaining(self, slots: Slots, direction: int) -> int:
         """How many more places this direction may found; from a sparse start most lie towards lower loss."""
-        share = EXPLORED_SHARE
+        share, points = FROM_NETWORK_SHARE, self._rules.points
+        if self._rules.start == "dense":
+            return min(max(math.ceil(EXPLORED_SHARE * points), FEWEST_EXPLORED), points) - len(slots.networks())
         if direction < 0:
-            share = DENSER_SHARE if slots.trail[0].point.sparsity >= 0.5 else EXPLORED_SHARE - DENSER_SHARE
-        return max(2, math.ceil(share * self._rules.points)) - len(slots.networks())
+            share = DENSER_SHARE if slots.trail[0].point.sparsity >= 0.5 else FROM_NETWORK_SHARE - DENSER_SHARE
+        return max(2, math.ceil(share * points)) - len(slots.networks())
 
     def _at_end(self, branch: Sequence[Waypoint], direction: int) -> bool:
         points = [w.point for w in branch]
@@ -411,15 +419,14 @@ def _feasible(problem: Problem, guess: State, held: Held) -> State:
 
 def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:
     problem.loss.load_buffers(at.buffers)
-    clean = problem.cleaned(at)
-    return _Found(at, clean, float(problem.loss.value(clean.theta)), float(problem.penalty.value(at.theta)), parent)
+    return _Found(at, float(problem.loss.value(at.theta)), float(problem.penalty.value(at.theta)), parent)
 
 
 def _measured(problem: Problem, at: State, parent: int | None) -> _Found:
     problem.loss.load_buffers(at.buffers)
-    clean = problem.cleaned(at)
-    value, grad = problem.loss.value_and_grad(clean.theta)
-    return _Found(at, clean, float(value), float(problem.penalty.value(at.theta)), parent, grad)
+    at = problem.cleaned(at)
+    value, grad = problem.loss.value_and_grad(at.theta)
+    return _Found(at, float(value), float(problem.penalty.value(at.theta)), parent, grad)
 
 
 def _least_bad(tried: Sequence[_Found], guess: State, held: Held) -> _Found:
@@ -431,6 +438,16 @@ def _least_bad(tried: Sequence[_Found], guess: State, held: Held) -> _Found:
             f"{SHORTENING**RETRIES} times shorter; check the data's scale, or lower the method's 'rate'."
         )
     return min(finite, key=lambda found: found.merit(guess.lam, held))
+
+
+def _aimed(level: float, start: Waypoint) -> float:
+    """What to hold for a clean network of this penalty, as far as cleaning saves what it saved at the start."""
+    saved = start.point.metrics.get("penalty_saved", 0.0)
+    return level / (1 - min(MOST_SAVED, saved / max(saved + start.point.penalty, 1e-300)))
+
+
+def _log_ratio(sparser: Waypoint, denser: Waypoint) -> float:
+    return math.log(denser.point.penalty / max(sparser.point.penalty, 1e-300))
 
 
 def _middle(sparser: Waypoint, denser: Waypoint) -> tuple[float, float]:

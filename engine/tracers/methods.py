@@ -1,6 +1,6 @@
 """From a user's settings to tracers with all their parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
@@ -11,15 +11,16 @@ from engine.correctors import (
     AdaptiveProximal,
     Corrector,
     MultiobjectiveProximalGradient,
+    Pace,
     ProximalGradient,
 )
 from engine.correctors.multiobjective import Solver
 from engine.correctors.population import PopulationDescent
 from engine.errors import InvalidSpec, UnknownName
-from engine.predictors import PREDICTORS
+from engine.predictors import PREDICTORS, Shrinkage
 from engine.registry import OneOf, lookup
 from engine.tracers.base import Budget, Tracer
-from engine.tracers.continuation import Continuation, Rules
+from engine.tracers.continuation import Continuation, Parts, Rules
 from engine.tracers.population import Plan, Population
 from engine.tracers.refit import Refit, Selection
 
@@ -28,15 +29,38 @@ Choice = Literal["penalty", "strength"]
 Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
-STEPS, LARGE_BATCH_STEPS, ANCHOR_STEPS = 120, 54, 240
-ANCHOR_RATE = 3e-3
-REFIT_STEPS = 480
+LARGE_BATCH_STEPS, TRAINING_STEPS = 54, 240
+RATE, REFINING_TRUST = 3e-2, 0.05
+TRAINING, ANCHORING = Pace(1e-2, trust=0.1), Pace(trust=0.3, window=100, pressure=10)
+REFIT_STEPS, REFIT_RATE = 120, 1e-2
 POPULATION_STEPS = 400
 EXACT_PASSES = 1000
 EXACT: dict[str, type[ActiveSetNewton | ProximalGradient]] = {
     "newton": ActiveSetNewton,
     "proximal_gradient": ProximalGradient,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Mini-batch steps of the parts of a continuation.
+
+    Parameters
+    ----------
+    anchor : int
+        For the first network.
+    steps : int
+        For each network that is explored.
+    refining : int
+        For each network between two others.
+    """
+
+    anchor: int
+    steps: int
+    refining: int
+
+
+QUALITIES = {"draft": Effort(480, 80, 0), "balanced": Effort(720, 160, 0), "thorough": Effort(3600, 480, 96)}
 
 
 def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -47,6 +71,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     predictor: Annotated[str, OneOf(PREDICTORS)] = "shrinkage",
     corrector: Kind = "adaptive",
     held: Choice = "penalty",
+    quality: Literal["draft", "balanced", "thorough"] = "balanced",
     epochs: Count | None = None,
     sweeps: Count = 1,
     end: Share = 0.99,
@@ -71,9 +96,13 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         exact steps on all data: Newton's for linear and smooth networks, proximal gradient steps for others.
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
+    quality : str
+        How long networks are trained (adaptive): the first for 480, 720 or 3,600 mini-batch steps, about a fifth of
+        the others for 80, 160 or 480, those between them for 0, 0 or 96; more where there are fewer than 1,000
+        samples. A certificate says how far that went.
     epochs : int
-        Passes over the training data per correction; by default as many as make up 120 mini-batch steps (adaptive) or
-        54 larger ones, more steps where there are fewer than 1,000 samples.
+        Passes over the training data per network, for those that `quality` gives 80 to 480 steps; by default 54 steps
+        with the accelerated and the multiobjective corrector.
     sweeps : int
         Passes along the path: the first finds the points, further ones improve them all, in turns from both ends.
     end : float
@@ -81,9 +110,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     start : str
         Train a dense network first, or start from the weights that the network was made with.
     anchor_epochs : int
-        Passes over the training data per round of training the first network: one nearly without the penalty, then
-        two to seven with it, as long as they pay; by default as many as make up 240 steps, more where there are fewer
-        than 1,000 samples.
+        Passes over the training data for the first network.
     strength : float
         Strength of the penalty at the first network.
     floor : float
@@ -92,7 +119,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         Samples in a mini-batch; chosen from the data by default.
     rate : float
         Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's highest
-        learning rate (adaptive; 0.01).
+        learning rate (adaptive; 0.03).
     solver : str
         How a multiobjective step finds its trade-off: exactly, or by the ten bisections of the authors' code.
     tolerance : float
@@ -104,18 +131,32 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
 
-    steps = _Steps(STEPS if corrector == "adaptive" else LARGE_BATCH_STEPS, batch, rate, solver, tolerance)
-    trained = _Steps(ANCHOR_STEPS, batch, ANCHOR_RATE, solver, tolerance)
-    anchor = _corrector(corrector if corrector in EXACT else "adaptive", "strength", anchor_epochs, trained)
+    how = _Steps(LARGE_BATCH_STEPS, batch, rate, solver, tolerance)
+    parts = _parts(corrector, held, (epochs, anchor_epochs), QUALITIES[quality], how)
     return Continuation(
-        lookup("predictor", PREDICTORS, predictor)(),
-        _corrector(corrector, held, epochs, steps),
-        anchor,
-        Rules(points, sweeps, end, floor, start, strength, cleanup),
+        replace(parts, predictor=lookup("predictor", PREDICTORS, predictor)()),
+        Rules(points, sweeps, end, floor, start, strength, corrector == "adaptive" and quality != "thorough", cleanup),
         seed,
         budget,
         "nothing" if corrector == "multiobjective" else held,
     )
+
+
+def _parts(kind: Kind, held: Choice, epochs: tuple[int | None, int | None], effort: Effort, how: "_Steps") -> Parts:
+    """The correctors of a continuation; exact ones find the first network too, all others leave it to `adaptive`."""
+    if kind in EXACT:
+        exact = _corrector(kind, held, epochs[0], how)
+        first = _corrector(kind, "strength", epochs[1], how)
+        return Parts(Shrinkage(), exact, exact, first, first)
+    trainer = AdaptiveProximal("strength", None, how.batch, TRAINING, steps=TRAINING_STEPS)
+    anchor = AdaptiveProximal("strength", epochs[1], how.batch, ANCHORING, steps=effort.anchor)
+    if kind != "adaptive":
+        corrector = _corrector(kind, held, epochs[0], how)
+        return Parts(Shrinkage(), corrector, corrector, trainer, anchor)
+    pace = Pace(how.rate or RATE)
+    corrector = AdaptiveProximal(held, epochs[0], how.batch, pace, steps=effort.steps)
+    refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=REFINING_TRUST), steps=effort.refining)
+    return Parts(Shrinkage(), corrector, refiner, trainer, anchor)
 
 
 def refit(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -130,17 +171,18 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     batch: Count | None = None,
     tolerance: Annotated[float, Gt(0)] = 1e-6,
     dominated: bool = False,
+    prune: bool = True,
     cleanup: bool = True,
 ) -> Tracer:
-    """Train the nonzero weights of another job's networks without the penalty, the zeros stay zero.
+    """Train as many weights as another job's networks have, without the penalty: their own or a denser network's.
 
     Parameters
     ----------
     job : int
         Number of the job whose networks are refitted; network and data must be its own.
     epochs : int
-        Passes over the training data per network; by default as many as make up 480 mini-batch steps, more where there
-        are fewer than 1,000 samples.
+        Passes over the training data per descent, of which there are one or two per network; by default as many as
+        make up 120 mini-batch steps, more where there are fewer than 1,000 samples.
     corrector : str
         Steps in Adam's metric, or exact steps on all data, Newton's or proximal gradient steps.
     rate : float
@@ -151,15 +193,18 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
         Where exact steps stop, relative to the gradient.
     dominated : bool
         Refit those networks too that another beats in both nonzero weights and training loss.
+    prune : bool
+        Whether the largest weights of a denser network, no more of them, compete with a network's own: what trains to
+        the lower loss is kept. Otherwise the zeros stay zero.
     cleanup : bool
         Whether refitted networks are rid of what adds to the penalty and changes no answer.
     """
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
 
-    steps = _Steps(REFIT_STEPS, batch, rate, "exact", tolerance)
+    steps = _Steps(REFIT_STEPS, batch, rate or REFIT_RATE, "exact", tolerance)
     trained = _corrector(corrector, "strength", epochs, steps)
-    return Refit(Selection(job, points, dominated), trained, seed, budget, cleanup)
+    return Refit(Selection(job, points, dominated, prune), trained, seed, budget, cleanup)
 
 
 def population(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -222,7 +267,7 @@ def _corrector(kind: Kind, held: Choice, epochs: int | None, how: _Steps) -> Cor
         case "accelerated":
             return Accelerated(held, epochs, how.batch, how.rate or 0.5, how.steps)
         case "adaptive":
-            return AdaptiveProximal(held, epochs, how.batch, how.rate or 1e-2, steps=how.steps)
+            return AdaptiveProximal(held, epochs, how.batch, Pace(how.rate or RATE), steps=how.steps)
         case "multiobjective":
             return MultiobjectiveProximalGradient(
                 epochs, how.batch, how.rate or 0.5, solver=how.solver, steps=how.steps

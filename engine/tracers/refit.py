@@ -1,9 +1,11 @@
-"""Refit: train the remaining weights of another job's networks without the penalty, while the zeros stay zero.
+"""Refit: as many weights as another job's networks have, trained without the penalty.
 
-A penalty shrinks what it does not remove; refitting takes that bias away and leaves the sparsity.
+A penalty shrinks what it does not remove; refitting takes that bias away. It also removes what is small on the way to
+ever larger strengths rather than what matters least; so the largest weights of a denser network compete.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
@@ -20,7 +22,9 @@ from engine.problem import Problem, State
 from engine.tracers.base import Budget, Clock, Tracer, measured
 
 OBJECTIVES = ("n_nonzero", "loss")
-SOURCE = "source"
+SOURCE, PRUNED_FROM = "source", "pruned_from"
+RATIO = 4.0
+BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +39,47 @@ class Selection:
         So many at most, at least 2; of more, evenly spread ones from the sparsest to the densest.
     dominated : bool
         Also those that another beats in both nonzero weights and training loss.
+    prune : bool
+        Whether the largest weights of a denser network compete with the network's own.
     """
 
     job: int
     limit: int
     dominated: bool = False
+    prune: bool = True
 
     def of(self, points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
         """The chosen points, from sparse to dense."""
-        kept = points if self.dominated else Front(tuple(points)).non_dominated(OBJECTIVES).points
+        kept = points if self.dominated else _front(points)
         ordered = sorted(kept, key=lambda p: (p.n_nonzero, p.loss, p.index))
         if len(ordered) <= self.limit:
             return ordered
         return [ordered[round(i * (len(ordered) - 1) / (self.limit - 1))] for i in range(self.limit)]
 
+    def denser(self, points: Sequence[ParetoPoint], chosen: ParetoPoint) -> ParetoPoint | None:
+        """The undominated point whose largest weights compete: with about four times as many, if there is one."""
+        target = RATIO * chosen.n_nonzero
+        able = [p for p in _front(points) if p.n_nonzero > chosen.n_nonzero > 0] if self.prune else []
+        return min(able, key=lambda p: abs(math.log(p.n_nonzero / target)), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A network, the index of that whose weights it began with, and its loss and gradient on all data."""
+
+    at: State
+    pruned_from: int
+    known: tuple[float, Tensor]
+
 
 @final
 class Refit(Tracer):
-    """Minimise the loss over the weights that are not zero, starting from where they are, network by network.
+    """Minimise the loss over as many weights as a network has, network by network, without the penalty.
 
-    A network whose training loss would rise keeps its weights. Points have no strength and no certificate; their metric
-    ``source`` is the index of the network they were made from.
+    Of three networks the one of least training loss is kept: the network as it is; its own weights, refitted; and the
+    largest weights of a denser network, no more of them, refitted. Points have no strength and no certificate. Their
+    metric ``source`` is the index of the network they stand for, ``pruned_from`` that of the network whose weights
+    they began with, which is the same where the zeros were kept.
 
     Parameters
     ----------
@@ -71,6 +95,8 @@ class Refit(Tracer):
     ----------
     Meinshausen, "Relaxed lasso", Computational Statistics & Data Analysis 52, 2007 (phi = 0).
     Belloni, Chernozhukov, "Least squares after model selection in high-dimensional sparse models", Bernoulli 19, 2013.
+    Han, Pool, Tran, Dally, "Learning both weights and connections for efficient neural networks", NeurIPS 2015
+    (training under a penalty, pruning by magnitude, training on).
     """
 
     def __init__(
@@ -84,6 +110,7 @@ class Refit(Tracer):
         self._selection, self._corrector, self.cleanup = selection, corrector, cleanup
         self._seed, self._budget = seed, budget or Budget()
         self._source: Sequence[Waypoint] = ()
+        self._points: Sequence[ParetoPoint] = ()
         self._chosen: list[ParetoPoint] = []
         self.follows = selection.job
         self.expected = selection.limit
@@ -91,33 +118,44 @@ class Refit(Tracer):
     def follow(self, source: Trail) -> None:
         if not source.points:
             raise InvalidSpec(f"job {self.follows} has no points to refit")
-        self._source, self._chosen = source, self._selection.of(source.points)
+        self._source, self._points = source, source.points
+        self._chosen = self._selection.of(source.points)
         self.expected = len(self._chosen)
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         clock = Clock(problem, trail)
         done = [int(waypoint.point.metrics[SOURCE]) for waypoint in trail]
-        for source in (p.index for p in self._chosen if p.index not in done):
+        for chosen in (p for p in self._chosen if p.index not in done):
             if reason := clock.exhausted(self._budget):
                 self.ended = reason
                 return
-            yield self._waypoint(problem, clock, source, len(done))
-            done.append(source)
-        self.ended = f"The {len(done)} networks of job {self.follows} were refitted, their zeros kept."
+            yield self._waypoint(problem, clock, chosen, len(done))
+            done.append(chosen.index)
+        self.ended = f"The {len(done)} networks of job {self.follows} were refitted."
 
-    def _waypoint(self, problem: Problem, clock: Clock, source: int, index: int) -> Waypoint:
-        at, known = self._refitted(problem, state(problem, self._source[source]), self._draw(source))
-        problem.loss.load_buffers(at.buffers)
-        found = measured(problem, clock, at, 0.0, known)
-        metrics = {**found.point.metrics, SOURCE: float(source)}
+    def _waypoint(self, problem: Problem, clock: Clock, chosen: ParetoPoint, index: int) -> Waypoint:
+        best = min(self._candidates(problem, chosen), key=lambda candidate: candidate.known[0])
+        problem.loss.load_buffers(best.at.buffers)
+        found = measured(problem, clock, best.at, 0.0, best.known)
+        metrics = {**found.point.metrics, SOURCE: float(chosen.index), PRUNED_FROM: float(best.pruned_from)}
         return replace(found, point=replace(found.point, index=index, lam=None, residual=None, metrics=metrics))
 
-    def _refitted(self, problem: Problem, start: State, draw: int) -> tuple[State, tuple[float, Tensor]]:
-        """The better of the network as it was and as refitted, with its loss and gradient on all data."""
+    def _candidates(self, problem: Problem, chosen: ParetoPoint) -> Iterator[_Candidate]:
+        own, draw = state(problem, self._source[chosen.index]), self._draw(chosen.index)
+        yield _Candidate(own, chosen.index, _known(problem, own))
+        yield self._refitted(problem, own, chosen.index, draw)
+        denser = self._selection.denser(self._points, chosen)
+        if denser is not None:
+            start = state(problem, self._source[denser.index])
+            theta = pruned(problem.penalty, start.theta, chosen.n_nonzero)
+            if int(theta.count_nonzero()) <= chosen.n_nonzero:
+                yield self._refitted(problem, replace(start, theta=theta), denser.index, draw)
+
+    def _refitted(self, problem: Problem, start: State, pruned_from: int, draw: int) -> _Candidate:
         on_support = replace(problem, penalty=Support(start.theta != 0))
         refitted = self._corrector.correct(on_support, replace(start, step=None), draw).state
-        both = [(at, _known(problem, at)) for at in (start, problem.cleaned(refitted))]
-        return min(both, key=lambda found: found[1][0])
+        at = problem.cleaned(refitted)
+        return _Candidate(at, pruned_from, _known(problem, at))
 
     def _draw(self, source: int) -> int:
         """A seed of its own for every network."""
@@ -148,6 +186,28 @@ class Support(Penalty):
 
     def project(self, theta: Tensor, radius: float, metric: Step = 1.0) -> tuple[Tensor, Tensor]:
         return self.prox(theta, metric), torch.zeros_like(theta[0])
+
+
+def pruned(penalty: Penalty, theta: Tensor, n_nonzero: int) -> Tensor:
+    """The weights that the penalty's proximal operator keeps longest: at most so many, apart from unpenalised ones.
+
+    Under the l1 norm these are the largest in magnitude; under a group norm they are whole groups.
+
+    Parameters
+    ----------
+    theta : Tensor, shape (n_params,)
+    n_nonzero : int
+    """
+    low, high = 0.0, float(theta.norm())
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = int(penalty.prox(theta, middle).count_nonzero()) <= n_nonzero
+        low, high = (low, middle) if enough else (middle, high)
+    return torch.where(penalty.prox(theta, high) != 0, theta, 0.0)
+
+
+def _front(points: Sequence[ParetoPoint]) -> Sequence[ParetoPoint]:
+    return Front(tuple(points)).non_dominated(OBJECTIVES).points
 
 
 def _known(problem: Problem, at: State) -> tuple[float, Tensor]:

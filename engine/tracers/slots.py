@@ -1,7 +1,7 @@
 """A trail read as slots: places on the path, each with the best network found for it so far."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from engine.front import Front, Waypoint
@@ -16,16 +16,14 @@ class Slots:
     Parameters
     ----------
     trail : sequence of Waypoint
-    seen : callable
-        A stored waypoint as the tracer is to see it.
     """
 
-    def __init__(self, trail: Sequence[Waypoint], seen: Callable[[Waypoint], Waypoint]) -> None:
-        self.trail, self._seen = [seen(waypoint) for waypoint in trail], seen
+    def __init__(self, trail: Sequence[Waypoint]) -> None:
+        self.trail = list(trail)
 
     def add(self, waypoint: Waypoint) -> Waypoint:
         """Append to the trail, and hand back."""
-        self.trail.append(self._seen(waypoint))
+        self.trail.append(waypoint)
         return waypoint
 
     def branch(self, stage: int) -> list[Waypoint]:

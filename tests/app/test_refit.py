@@ -55,12 +55,22 @@ def test_a_refit_is_a_job_like_any_other(client: TestClient, store: Store, sourc
     assert client.get(f"{JOBS}/{job['id']}").json()["state"] == "completed"
 
 
-def test_zeros_stay_and_the_loss_falls(client: TestClient, store: Store, source: int) -> None:
+def test_no_network_grows_and_the_loss_falls(client: TestClient, store: Store, source: int) -> None:
     job_id = refit(client, source)["id"]
     work_off(store, job_id)
     for point in store.front(job_id):
+        before = store.waypoint(source, int(point.metrics["source"])).point
+        assert point.loss <= before.loss
+        assert point.n_nonzero <= before.n_nonzero
+
+
+def test_zeros_stay_where_nothing_is_to_be_pruned(client: TestClient, store: Store, source: int) -> None:
+    method = f"refit:{source},epochs=1,prune=false"
+    job_id = client.post(JOBS, json={**TINY, "method": method}).json()["id"]
+    work_off(store, job_id)
+    for point in store.front(job_id):
         before = store.waypoint(source, int(point.metrics["source"]))
-        assert point.loss <= before.point.loss
+        assert point.metrics["pruned_from"] == before.point.index
         assert ((store.waypoint(job_id, point.index).theta != 0) == (before.theta != 0)).all()
 
 
@@ -211,6 +221,7 @@ def test_pages_show_points_without_a_strength(client: TestClient, store: Store, 
     found = page(client, f"/jobs/{job_id}?x=n_nonzero")
     assert f"/jobs/{source}" in [a.get("href") for a in found.all("a")]
     assert "refitted from point" in page(client, f"/jobs/{job_id}/points/0").text
+    assert "pruned from point" in page(client, f"/jobs/{job_id}/points/0").text
     assert "no trade-off" in page(client, f"/jobs/{job_id}/points/0").text
     for x in ("lam", "residual", "source", "n_nonzero"):
         assert client.get(f"/jobs/{job_id}/figure.json?x={x}").status_code == 200

@@ -15,7 +15,7 @@ from storage.records import Job, Lease
 from storage.store import Store
 from tests.app.conftest import TINY, work_off
 
-LONG = {**TINY, "data": "digits", "network": "mlp:32", "points": 200}
+LONG = {"data": "digits", "network": "mlp:32", "points": 200, "method": "continuation:quality=thorough"}
 
 
 def submit(store: Store, **change: Any) -> Job:
@@ -41,7 +41,7 @@ def test_a_job_is_traced_to_its_end(store: Store) -> None:
 
 @pytest.mark.parametrize(("wish", "state"), [("cancel", "cancelled"), ("pause", "paused")])
 def test_a_wish_is_obeyed_and_the_points_stay(store: Store, wish: Any, state: str) -> None:
-    worker, lease = leased(store, **{k: LONG[k] for k in ("data", "network", "points")})
+    worker, lease = leased(store, **LONG)
     points = worker.work(lease)
     next(points)
     store.request(lease.job_id, wish)
@@ -53,7 +53,7 @@ def test_a_wish_is_obeyed_and_the_points_stay(store: Store, wish: Any, state: st
 
 
 def test_a_signal_to_stop_gives_the_job_back(store: Store) -> None:
-    worker, lease = leased(store, **{k: LONG[k] for k in ("data", "network", "points")})
+    worker, lease = leased(store, **LONG)
     points = worker.work(lease)
     next(points)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -85,7 +85,7 @@ def stop_after(points: Iterator[Any], n: int) -> None:
 
 
 def test_a_lost_lease_ends_the_work_without_a_trace(store: Store) -> None:
-    worker, lease = leased(store, **{k: LONG[k] for k in ("data", "network", "points")})
+    worker, lease = leased(store, **LONG)
     points = worker.work(lease)
     next(points)
     store.expire(worker.name)
@@ -126,7 +126,7 @@ def test_a_pull_worker_takes_the_oldest_job_until_it_is_stopped(store: Store) ->
 
 
 def test_a_pull_worker_stopped_at_work_gives_its_job_back_and_takes_no_other(store: Store) -> None:
-    first, second = (submit(store, **{k: LONG[k] for k in ("data", "network", "points")}) for _ in range(2))
+    first, second = (submit(store, **LONG) for _ in range(2))
     thread = threading.Thread(target=stop_at_first_point, args=(store, first.id))
     thread.start()
     Worker(store).forever(poll_seconds=0.02)

@@ -1,6 +1,7 @@
 """Figures of merit with known values, and what is measured of a run."""
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from benchmarks.measuring import race, violation
 from benchmarks.problems import BENCHMARKS
 from benchmarks.refitting import refitted
 from benchmarks.rivals import Network, Rival, Task
+from benchmarks.rivals.grids import LambdaGrid
 from benchmarks.rivals.paretopath import Paretopath
 from engine.front import Front, ParetoPoint
 from tests.benchmarks.parts import SMALL, task
@@ -52,6 +54,13 @@ def test_dominance_both_ways_and_the_line_between_points() -> None:
     }
 
 
+def test_a_front_is_compared_at_the_other_fronts_norms() -> None:
+    ours, other = front((1.0, 1.0), (3.0, 0.5)), front((0.5, 1.5), (2.0, 0.76), (3.0, 0.4), (4.0, 0.3))
+    assert merit.no_higher(ours, other) == pytest.approx(1 / 4)
+    assert merit.no_higher(other, ours) == pytest.approx(1 / 2)
+    assert math.isnan(merit.no_higher(ours, front()))
+
+
 def test_networks_are_chosen_by_validation_never_by_test() -> None:
     found = Front((network(0.9, 0.7, 0.9), network(0.95, 0.8, 0.6), network(0.5, 0.9, 0.5)))
     accuracies = merit.accuracies(found)
@@ -84,6 +93,43 @@ def test_a_rival_out_of_time_keeps_what_it_found_and_says_so() -> None:
     assert [p.effort for p in run.front] == pytest.approx(range(1, len(run.front) + 1))
 
 
+class Unbalanced(Rival):
+    """The first weights with every hidden unit scaled up by ten, and its readers' weights down; one unit unread."""
+
+    def networks(self, task: Task) -> Iterator[Network]:
+        theta = task.loss.initial()
+        weight, bias, readers, _ = (theta[block.start : block.stop] for block in task.loss.layout)
+        weight *= 10
+        bias *= 10
+        readers /= 10
+        readers.view(-1, len(bias))[:, 0] = 0
+        yield Network(theta, {})
+
+
+def test_every_network_is_measured_and_kept_cleaned() -> None:
+    at = task(SMALL)
+    (found,) = Unbalanced().networks(at)
+    run = race(Unbalanced(), at)
+    (point,), (kept,) = run.front.points, run.networks
+    assert point.loss == pytest.approx(float(at.loss.value(found.theta)), rel=1e-5)
+    assert point.n_nonzero == int(kept.theta.count_nonzero()) == int(found.theta.count_nonzero()) - 65
+    assert point.penalty == pytest.approx(float(at.problem.penalty.value(kept.theta)))
+    assert point.penalty < 0.5 * float(at.problem.penalty.value(found.theta))
+
+
+def test_under_a_limit_the_seconds_of_every_network_count() -> None:
+    seconds = [p.seconds for p in race(LambdaGrid(steps=4, first=8), task("diabetes", points=10), limit=100.0).front]
+    assert sorted(set(seconds)) == seconds
+
+
+def test_a_limit_leaves_other_timers_alone() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    armed = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert race(Endless(), task(SMALL), limit=0.05).ended
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == armed
+
+
 def test_measuring_costs_nothing() -> None:
     done = task(SMALL)
     run = race(Paretopath(), replace(done, passes=None))
@@ -96,7 +142,7 @@ def test_measuring_costs_nothing() -> None:
 def test_refitting_keeps_the_zeros_and_lowers_the_loss() -> None:
     at = task(SMALL, points=6)
     run = race(Paretopath(), at)
-    refit = refitted(SMALL, at, run, {"epochs": 2})
+    refit = refitted(SMALL, at, run, "refit:dominated=true,epochs=2")
     assert refit is not None
     assert refit.cost.passes > 0
     counts = {p.n_nonzero: p.loss for p in run.front}

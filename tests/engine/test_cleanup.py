@@ -86,7 +86,7 @@ class Net:
             return self.module(self.X)
 
     def cleaned(self, theta: Tensor) -> Tensor:
-        return Cleanup(self.module, self.penalty)(theta)[0]
+        return Cleanup(self.module, self.penalty)(theta)
 
     def scaled(self, theta: Tensor, scales: list[Tensor]) -> Tensor:
         theta = theta.clone()
@@ -147,19 +147,6 @@ class TestLaws:
                 assert not joint.incoming(theta)[unread].any()
                 assert not joint.bias or not view(theta, joint.bias)[unread].any()
 
-    def test_rescaling_can_be_undone(self, name: str) -> None:
-        net = Net(name, 0)
-        clean = Cleanup(net.module, net.penalty)
-        theta, scales = clean(net.theta)
-        undone = clean.undone(theta, scales)
-        kept = theta != 0
-        weights = torch.ones_like(kept)
-        for joint in net.joints:
-            if joint.next_bias:
-                view(weights, joint.next_bias)[:] = False
-        torch.testing.assert_close(undone[kept & weights], net.theta[kept & weights], rtol=1e-12, atol=0)
-        torch.testing.assert_close(net.answers(undone), net.answers(net.theta), rtol=0, atol=1e-10)
-
 
 @pytest.mark.parametrize("name", SCALABLE)
 class TestLeastNorm:
@@ -214,7 +201,7 @@ def one_unit(activation: nn.Module, made: float, bias: float, read: float, next_
     """Cleaned weights of a network 1-1-1, in the order given."""
     module = nn.Sequential(nn.Linear(1, 1), activation, nn.Linear(1, 1))
     theta = torch.tensor([made, bias, read, next_bias], dtype=torch.float64)
-    return Cleanup(module, L1(layout(module)))(theta)[0].tolist()
+    return Cleanup(module, L1(layout(module)))(theta).tolist()
 
 
 def test_one_unit_gets_the_closed_form() -> None:
@@ -239,7 +226,7 @@ def test_a_constant_unit_joins_the_next_bias_where_that_is_no_zero() -> None:
 def test_a_constant_unit_stays_where_it_is_cheaper_than_a_bias() -> None:
     module = mlp((1,), 1, hidden=(2,))
     theta = torch.tensor([0.0, 100.0, 3.0, 0.0, 3.0, 0.01, 2.0])
-    found = Cleanup(module, L1(layout(module)))(theta)[0]
+    found = Cleanup(module, L1(layout(module)))(theta)
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 3.0, 0.0, 3.0, 1.0, 2.0]))
 
 
@@ -259,16 +246,16 @@ def test_a_constant_filter_stays_where_its_readers_see_more_than_its_value(
 ) -> None:
     module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), between, nn.Conv2d(1, 1, 2, padding=padding))
     theta = torch.tensor([0.0, 0.2, 0.1, 0.1, 0.1, 0.1, 5.0])
-    assert bool(Cleanup(module, L1(layout(module)))(theta)[0][1]) == kept
+    assert bool(Cleanup(module, L1(layout(module)))(theta)[1]) == kept
 
 
 def test_weights_that_are_not_penalised_do_not_count() -> None:
     module = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
     theta = torch.tensor([4.0, 100.0, 1.0, 7.0])
-    found = Cleanup(module, L1(layout(module), parameters="weights"))(theta)[0]
+    found = Cleanup(module, L1(layout(module), parameters="weights"))(theta)
     torch.testing.assert_close(found, torch.tensor([2.0, 50.0, 2.0, 7.0]))
     only = L1(layout(module), parameters="2.weight")
-    assert torch.equal(Cleanup(module, only)(theta)[0], theta)
+    assert torch.equal(Cleanup(module, only)(theta), theta)
 
 
 @pytest.mark.parametrize("groups", ["neuron", "input"])
@@ -276,8 +263,7 @@ def test_other_penalties_lose_what_has_no_effect_and_keep_their_scale(groups: st
     for seed in SEEDS:
         net = Net("four hidden layers", seed)
         penalty = GroupL2(net.blocks, groups=groups)
-        theta, scales = Cleanup(net.module, penalty)(net.theta)
-        assert bool((scales == 1).all())
+        theta = Cleanup(net.module, penalty)(net.theta)
         assert penalty.value(theta) <= penalty.value(net.theta)
         assert theta.count_nonzero() < net.theta.count_nonzero()
         assert torch.equal(theta[theta != 0], net.theta[theta != 0])
@@ -368,20 +354,10 @@ def test_a_jobs_networks_are_clean_and_say_what_it_saved() -> None:
     job = build(spec(), {})
     waypoints = list(job.tracer.trace(job.problem))
     assert job.problem.cleanup is not None
-    assert all(np.array_equal(job.problem.cleanup(torch.from_numpy(w.theta))[0], w.theta) for w in waypoints)
+    assert all(np.array_equal(job.problem.cleanup(torch.from_numpy(w.theta)), w.theta) for w in waypoints)
     assert all(w.point.metrics["penalty_saved"] >= 0 for w in waypoints)
-    assert waypoints[0].point.metrics["penalty_saved"] > 0.01 * waypoints[0].point.penalty
+    assert all(w.point.metrics["penalty_saved"] > 1e-4 * w.point.penalty for w in waypoints[:2])
     assert all(a.point.effort < b.point.effort for a, b in pairwise(waypoints))
-
-
-def test_the_search_goes_on_from_a_network_as_it_was_found() -> None:
-    jobs = [build(spec(cleanup=cleanup), {}) for cleanup in (True, False)]
-    stored, found = (next(job.tracer.trace(job.problem)) for job in jobs)
-    seen = jobs[0].problem.uncleaned(stored)
-    assert stored.point.penalty < 0.99 * found.point.penalty
-    assert seen.point.penalty == pytest.approx(found.point.penalty, rel=1e-5)
-    np.testing.assert_allclose(seen.theta, found.theta, rtol=1e-5)
-    assert jobs[1].problem.uncleaned(stored) is stored
 
 
 def test_a_refit_is_cleaned_too() -> None:
@@ -395,7 +371,7 @@ def test_a_refit_is_cleaned_too() -> None:
     assert any(w.point.metrics["penalty_saved"] > 0 for w in refitted)
     for waypoint in refitted:
         if waypoint.point.metrics["penalty_saved"] > 0:
-            assert np.array_equal(clean(torch.from_numpy(waypoint.theta))[0], waypoint.theta)
+            assert np.array_equal(clean(torch.from_numpy(waypoint.theta)), waypoint.theta)
 
 
 def test_networks_without_known_units_are_not_cleaned() -> None:
@@ -410,4 +386,4 @@ def test_a_job_leaves_networks_as_found_when_asked() -> None:
     clean = Cleanup(job.problem.loss.module, job.problem.penalty)
     assert job.problem.cleanup is None
     assert all("penalty_saved" not in w.point.metrics for w in waypoints)
-    assert not np.array_equal(clean(torch.from_numpy(waypoints[0].theta))[0], waypoints[0].theta)
+    assert not np.array_equal(clean(torch.from_numpy(waypoints[0].theta)), waypoints[0].theta)

@@ -14,10 +14,11 @@ from engine.correctors import (
     AdaptiveProximal,
     Corrector,
     MultiobjectiveProximalGradient,
+    Pace,
     ProximalGradient,
     common_descent,
 )
-from engine.correctors.adaptive import BETA, _trusted, _window
+from engine.correctors.adaptive import BETA
 from engine.correctors.base import Hold, Level, hold, mini_batches
 from engine.losses import Block, LeastSquares
 from engine.penalties import L1, GroupL2
@@ -155,10 +156,10 @@ def test_mini_batches_make_up_the_steps_or_the_passes(
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e30])
-def test_no_adaptive_step_moves_the_weights_by_more_than_a_tenth_of_their_size(rate: float) -> None:
+def test_no_adaptive_step_moves_the_weights_by_more_than_a_share_of_their_size(rate: float) -> None:
     problem = problems.digits_network()
     guess = replace(start(problem), lam=0.0)
-    corrector = AdaptiveProximal("strength", epochs=1, batch=problem.loss.n_samples, rate=rate)
+    corrector = AdaptiveProximal("strength", epochs=1, batch=problem.loss.n_samples, pace=Pace(rate), trim=0)
     found = corrector.correct(problem, guess, 0).state
     typical = float(guess.theta.abs().mean())
     assert 0.05 * typical < float((found.theta - guess.theta).abs().max()) <= 0.101 * typical
@@ -227,7 +228,7 @@ class TestNewton:
 def test_adaptive_steps_in_place_are_those_of_the_formulas(on, held: str, tolerance: float) -> None:
     problem = on()
     guess = start(problem)
-    found = AdaptiveProximal(held, epochs=20, batch=15).correct(problem, guess, 5).state.theta
+    found = AdaptiveProximal(held, epochs=20, batch=15, trim=0).correct(problem, guess, 5).state.theta
     expected = naive_adaptive(problem, guess, hold(held, guess), held)
     assert float((found - expected).norm()) <= tolerance * float((expected - guess.theta).norm())
 
@@ -235,17 +236,18 @@ def test_adaptive_steps_in_place_are_those_of_the_formulas(on, held: str, tolera
 def naive_adaptive(problem: Problem, guess: State, keep: Hold, held: str) -> torch.Tensor:
     """Adam's averages by their definitions as sums over all gradients so far, and the exact hold after every step."""
     theta = keep(problem.penalty, guess.theta, 1.0) if held == "penalty" else guess.theta
-    corrector, highest = AdaptiveProximal(held), min(1e-2, _trusted(theta))
+    pace, nonzeros = Pace(), int(theta.count_nonzero())
+    highest = min(pace.rate, pace.trust * float(theta.abs().sum()) / nonzeros) if nonzeros else pace.rate
     batches = list(mini_batches(problem.loss, 5, 15, 20, 0))
     grads, shares = [], torch.zeros(0, dtype=theta.dtype)
     for done, batch in enumerate(batches, 1):
         grads.append(problem.loss.value_and_grad(theta, batch)[1])
-        new = 1 / _window((done - 1) / len(batches))
+        new = 1 / pace.averaged((done - 1) / len(batches))
         shares = torch.cat([shares * (1 - new), shares.new_tensor([new])])
         ages = torch.arange(done - 1, -1, -1, dtype=theta.dtype)
         mean = shares @ torch.stack(grads) / shares.sum()
         square = BETA**ages @ torch.stack(grads).square() / (BETA**ages).sum()
-        rate = highest * corrector._schedule((done - 1) / len(batches), done / len(batches))
+        rate = highest * pace.share((done - 1) / len(batches), done / len(batches))
         step = rate / square.sqrt().clamp_min(3e-3)
         theta = keep(problem.penalty, theta - step * mean, step)
     return theta

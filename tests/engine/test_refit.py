@@ -1,4 +1,4 @@
-"""Refitting: the support stays bit for bit, the loss falls to the least there is on it, resumed as if never stopped."""
+"""Refitting: no more weights than before, the loss falls to the least there is on them, resumed as if never stopped."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.correctors import ProximalGradient, adaptive
+from engine.correctors import AdaptiveProximal, ProximalGradient
+from engine.correctors.adaptive import Pace
 from engine.errors import InvalidSpec
 from engine.front import Front, Trail, Waypoint
 from engine.losses import LeastSquares
@@ -18,7 +19,7 @@ from engine.problem import Problem
 from engine.spec import JobSpec, Part, build, check
 from engine.tracers import Budget, Refit, Tracer
 from engine.tracers.methods import continuation, refit
-from engine.tracers.refit import Selection
+from engine.tracers.refit import Selection, pruned
 from tests.engine import problems
 from tests.engine.test_tracers import same
 
@@ -61,14 +62,14 @@ def settings(request: pytest.FixtureRequest) -> dict[str, object]:
 
 
 def test_the_networks_no_other_beats_are_refitted_from_sparse_to_dense(traced: list[Waypoint]) -> None:
-    found = following(traced, epochs=1)
+    found = following(traced, epochs=1, prune=False)
     points = [w.point for w in found.trace(problems.digits_network())]
     wanted = Front(trail_of(traced).points).non_dominated(("n_nonzero", "loss"))
     assert [int(p.metrics["source"]) for p in points] == [p.index for p in wanted]
     assert [p.index for p in points] == list(range(found.expected))
     assert all(a.n_nonzero < b.n_nonzero for a, b in pairwise(points))
     assert all(p.parent is None and p.lam is None and p.residual is None for p in points)
-    assert found.ended == f"The {len(points)} networks of job 1 were refitted, their zeros kept."
+    assert found.ended == f"The {len(points)} networks of job 1 were refitted."
 
 
 def test_all_networks_are_refitted_when_asked(traced: list[Waypoint]) -> None:
@@ -86,7 +87,7 @@ def test_of_too_many_networks_both_ends_are_kept(traced: list[Waypoint]) -> None
 
 def test_weights_are_loaded_one_network_at_a_time(traced: list[Waypoint]) -> None:
     loaded: list[int] = []
-    found = refit(100, 0, Budget(), job=1, epochs=1)
+    found = refit(100, 0, Budget(), job=1, epochs=1, prune=False)
     found.follow(Trail(trail_of(traced).points, lambda index: loaded.append(index) or traced[index]))
     assert loaded == []
     path = found.trace(problems.digits_network())
@@ -104,8 +105,9 @@ def test_a_job_without_points_is_refused() -> None:
 
 
 def test_the_support_stays_bit_for_bit(traced: list[Waypoint], settings: dict[str, object]) -> None:
-    for waypoint in following(traced, **settings).trace(problems.digits_network()):
+    for waypoint in following(traced, prune=False, **settings).trace(problems.digits_network()):
         source = traced[int(waypoint.point.metrics["source"])]
+        assert waypoint.point.metrics["pruned_from"] == source.point.index
         assert zeros(waypoint) == zeros(source)
         assert not np.signbit(waypoint.theta[waypoint.theta == 0]).any()
         assert waypoint.point.n_nonzero == source.point.n_nonzero
@@ -122,11 +124,10 @@ def test_the_loss_is_never_larger_and_falls(traced: list[Waypoint], settings: di
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e30])
-def test_a_refit_that_fails_leaves_the_source_s_weights(
-    traced: list[Waypoint], rate: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(adaptive, "TRUST", math.inf)
-    for waypoint in following(traced, epochs=1, rate=rate, points=3).trace(problems.digits_network()):
+def test_a_refit_that_fails_leaves_the_source_s_weights(traced: list[Waypoint], rate: float) -> None:
+    found = Refit(Selection(1, 3), AdaptiveProximal(epochs=1, pace=Pace(rate, trust=math.inf)))
+    found.follow(trail_of(traced))
+    for waypoint in found.trace(problems.digits_network()):
         source = traced[int(waypoint.point.metrics["source"])]
         assert math.isfinite(waypoint.point.loss)
         assert waypoint.theta.tobytes() == source.theta.tobytes()
@@ -161,6 +162,70 @@ def test_batch_norm_statistics_are_those_of_the_new_weights(normed: list[Waypoin
 def test_effort_and_seconds_only_grow(traced: list[Waypoint], settings: dict[str, object]) -> None:
     points = [w.point for w in following(traced, **settings).trace(problems.digits_network())]
     assert all(a.effort < b.effort and a.seconds < b.seconds for a, b in pairwise(points))
+
+
+# Pruning
+
+
+def pruned_ones(found: Sequence[Waypoint]) -> list[Waypoint]:
+    return [w for w in found if w.point.metrics["pruned_from"] != w.point.metrics["source"]]
+
+
+def test_the_l1_norm_prunes_to_the_largest_weights() -> None:
+    theta = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    penalty = L1(problems.diabetes().problem.loss.layout)
+    for n_nonzero in (0, 1, 17, 499, 500):
+        expected = torch.zeros_like(theta)
+        largest = theta.abs().topk(n_nonzero).indices
+        expected[largest] = theta[largest]
+        assert torch.equal(pruned(penalty, theta, n_nonzero), expected)
+
+
+def test_equal_weights_are_pruned_together() -> None:
+    penalty = L1(problems.diabetes().problem.loss.layout)
+    theta = torch.tensor([2.0, 1.0, -1.0, 1.0, 0.0])
+    assert pruned(penalty, theta, 3).tolist() == [2.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_group_norm_prunes_whole_units() -> None:
+    loss = problems.digits_network().loss
+    penalty, theta = problems.GroupL2(loss.layout), loss.initial()
+    fewer = pruned(penalty, theta, theta.numel() // 2)
+    kept = (fewer != 0)[penalty.penalised]
+    groups = [part.view(b.shape) for b in loss.layout if b.kind == "weight" for part in [fewer[b.start : b.stop]]]
+    assert 0 < kept.sum() < len(kept)
+    assert int(fewer.count_nonzero()) <= theta.numel() // 2
+    assert torch.equal(fewer[~penalty.penalised], theta[~penalty.penalised])
+    for group in groups:
+        assert set(((group != 0).double().mean(dim=1)).tolist()) <= {0.0, 1.0}
+
+
+def test_a_pruned_network_has_no_more_weights_and_the_donor_s_largest(traced: list[Waypoint]) -> None:
+    found = pruned_ones(list(following(traced, epochs=3).trace(problems.digits_network())))
+    assert len(found) >= 3
+    for waypoint in found:
+        source, donor = (traced[int(waypoint.point.metrics[name])] for name in ("source", "pruned_from"))
+        assert waypoint.point.n_nonzero <= source.point.n_nonzero < donor.point.n_nonzero
+        largest = np.sort(np.abs(donor.theta))[-source.point.n_nonzero]
+        assert (np.abs(donor.theta[waypoint.theta != 0]) >= largest).all()
+
+
+def test_pruning_never_gives_a_larger_loss_and_lowers_it(traced: list[Waypoint], settings: dict[str, object]) -> None:
+    both, own = (
+        list(following(traced, prune=prune, **settings).trace(problems.digits_network())) for prune in (True, False)
+    )
+    assert all(a.point.loss <= b.point.loss for a, b in zip(both, own, strict=True))
+    assert sum(a.point.loss < 0.9 * b.point.loss for a, b in zip(both, own, strict=True)) >= 3
+
+
+def test_the_denser_network_has_about_four_times_as_many_weights(traced: list[Waypoint]) -> None:
+    like = traced[0].point
+    counts = (0, 10, 20, 45, 70, 640)
+    points = [replace(like, index=i, n_nonzero=n, loss=1.0 / (1 + n)) for i, n in enumerate(counts)]
+    beaten = replace(like, index=6, n_nonzero=40, loss=2.0)
+    found = [Selection(1, 9).denser([*points, beaten], p) for p in points]
+    assert [p.n_nonzero if p else None for p in found] == [None, 45, 70, 70, 640, None]
+    assert not any(Selection(1, 9, prune=False).denser(points, p) for p in points)
 
 
 # Resuming
@@ -199,8 +264,8 @@ def test_a_budget_ends_it_and_says_so(traced: list[Waypoint]) -> None:
 
 def test_seeds_decide_and_a_refit_can_be_refitted(traced: list[Waypoint]) -> None:
     first, second = (list(following(traced, 3, s, epochs=1).trace(problems.digits_network())) for s in (0, 1))
-    assert not np.array_equal(first[-1].theta, second[-1].theta)
-    again = list(following(first, epochs=1).trace(problems.digits_network()))
+    assert not all(np.array_equal(a.theta, b.theta) for a, b in zip(first, second, strict=True))
+    again = list(following(first, epochs=1, prune=False).trace(problems.digits_network()))
     assert [zeros(w) for w in again] == [zeros(first[int(w.point.metrics["source"])]) for w in again]
 
 
@@ -213,7 +278,7 @@ def test_a_refitted_lasso_is_ordinary_least_squares_on_its_support(data) -> None
     exact = {"corrector": "proximal_gradient", "epochs": 3000, "anchor_epochs": 3000, "tolerance": 1e-9}
     path = list(continuation(8, 0, Budget(), sweeps=1, strength=0.05, **exact).trace(lasso.problem))
     shrunk = 0
-    for waypoint in following(path, dominated=True, **EXACT).trace(lasso.problem):
+    for waypoint in following(path, dominated=True, prune=False, **EXACT).trace(lasso.problem):
         support, before = waypoint.theta != 0, path[int(waypoint.point.metrics["source"])].theta
         expected = np.linalg.lstsq(lasso.X[:, support], lasso.y, rcond=None)[0]
         atol = 1e-5 * np.abs(expected).max(initial=0)
@@ -221,6 +286,21 @@ def test_a_refitted_lasso_is_ordinary_least_squares_on_its_support(data) -> None
         np.testing.assert_array_equal(support, before != 0)
         shrunk += np.abs(before).sum() < 0.99 * np.abs(expected).sum()
     assert shrunk >= 4
+
+
+def test_a_pruned_lasso_is_ordinary_least_squares_on_fewer_weights_that_fit_better() -> None:
+    lasso = problems.wide()
+    exact = {"corrector": "proximal_gradient", "epochs": 3000, "anchor_epochs": 3000, "tolerance": 1e-9}
+    path = list(continuation(8, 0, Budget(), sweeps=1, strength=0.05, **exact).trace(lasso.problem))
+    found = pruned_ones(list(following(path, **EXACT).trace(lasso.problem)))
+    assert found
+    for waypoint in found:
+        support, before = waypoint.theta != 0, path[int(waypoint.point.metrics["source"])].theta != 0
+        expected, own = (np.linalg.lstsq(lasso.X[:, on], lasso.y, rcond=None)[0] for on in (support, before))
+        atol = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(waypoint.theta[support], expected, rtol=0, atol=atol)
+        residuals = (np.linalg.norm(lasso.y - lasso.X[:, on] @ w) for on, w in ((support, expected), (before, own)))
+        assert next(residuals) < next(residuals)
 
 
 def test_in_an_orthonormal_design_soft_thresholding_becomes_hard() -> None:
