@@ -3,6 +3,7 @@
 A network's parameters are views of one flat buffer, so that predictors and correctors see a vector and nothing else.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,12 +57,15 @@ class Loss(ABC):
         Whether the loss is convex in the weights, so that any start leads to the same place.
     effort : float
         Gradient evaluations so far, in full passes over the training data; one without the gradient counts a third.
+    limit : float
+        Effort at which correctors are to stop.
     """
 
     layout: tuple[Block, ...]
     n_samples: int
     convex: bool = False
     effort: float = 0.0
+    limit: float = math.inf
 
     @property
     def n_params(self) -> int:

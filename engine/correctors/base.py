@@ -162,7 +162,12 @@ def batch_size(loss: Loss, share: int, largest: int) -> int:
 
 
 def mini_batches(loss: Loss, seed: int, size: int, epochs: int | None, steps: int) -> Iterator[Batch]:
-    """The batches of `epochs` passes over the data, or of `steps` steps; more where samples are few and steps cheap."""
+    """The batches of `epochs` passes over the data, or of `steps` steps; more where samples are few and steps cheap.
+
+    They are fewer, but one at least, where the loss's limit is near.
+    """
     enough = math.ceil(steps * max(1.0, math.sqrt(FEW_SAMPLES / loss.n_samples)))
     each = (loss.batches(seed + 7919 * epoch, size) for epoch in (count() if epochs is None else range(epochs)))
-    yield from islice((batch for epoch in each for batch in epoch), enough if epochs is None else None)
+    wanted = islice((batch for epoch in each for batch in epoch), enough if epochs is None else None)
+    left = (loss.limit - loss.effort) * loss.n_samples / size
+    yield from wanted if math.isinf(left) else islice(wanted, max(1, math.floor(left)) if steps else 0)

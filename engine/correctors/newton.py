@@ -53,7 +53,8 @@ class ActiveSetNewton(Corrector):
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         descent = _Descent(problem, guess, self._held)
-        at, stop, converged = descent.start(), problem.loss.effort + self._passes - 1, False
+        at, converged = descent.start(), False
+        stop = min(problem.loss.effort + self._passes, problem.loss.limit) - 1
         while problem.loss.effort < stop and math.isfinite(at.merit):
             ahead = descent.ahead(at)
             converged = descent.residual(at, ahead) <= self._tolerance * float(at.grad.norm())

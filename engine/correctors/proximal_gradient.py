@@ -54,7 +54,7 @@ class ProximalGradient(Corrector):
         start = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
         value, grad = problem.loss.value_and_grad(start)
         iterate = _Iterate(start, start, value, grad, guess.step or FIRST_STEP)
-        stop = problem.loss.effort + self._passes - 1
+        stop = min(problem.loss.effort + self._passes, problem.loss.limit) - 1
         converged = False
         while problem.loss.effort < stop and not converged and math.isfinite(value):
             converged = self._advance(problem, keep, iterate)

@@ -1,5 +1,6 @@
 """What every way to produce a front promises, and the measuring that all share."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from torch import Tensor
 from engine.front import Array, Layer, ParetoPoint, Trail, Waypoint
 from engine.losses import Block
 from engine.problem import Problem, State
+
+MEASURING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,27 @@ class Clock:
     def seconds(self) -> float:
         return time.perf_counter() - self._start
 
+    def allow(self, budget: Budget, share: float = 1.0) -> None:
+        """Let correctors know how far they may go: to a share of what is left of the budget."""
+        last = min(self._by_effort(budget), self._by_seconds(budget)) - MEASURING
+        self._loss.limit = self._loss.effort + share * max(last - self._loss.effort, 0.0)
+
     def exhausted(self, budget: Budget) -> str:
-        """Which part of the budget is used up, as a sentence; empty if none."""
+        """Which part of the budget is used up, as a sentence; empty if none, and then correctors may use the rest."""
+        self.allow(budget)
         if budget.epochs is not None and self._loss.effort >= budget.epochs:
             return f"The budget of {budget.epochs:g} epochs is used up."
         if budget.seconds is not None and self.seconds >= budget.seconds:
             return f"The budget of {budget.seconds:g} seconds is used up."
         return ""
+
+    def _by_effort(self, budget: Budget) -> float:
+        return math.inf if budget.epochs is None else budget.epochs
+
+    def _by_seconds(self, budget: Budget) -> float:
+        """The effort that the seconds are enough for, as fast as it went so far."""
+        known = budget.seconds is not None and self._loss.effort > 0
+        return budget.seconds * self._loss.effort / self.seconds if known and budget.seconds else math.inf
 
 
 def layers(blocks: Sequence[Block], theta: Tensor) -> tuple[Layer, ...]:

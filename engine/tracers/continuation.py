@@ -35,6 +35,7 @@ RELAXED = 1e-2
 NARROWING = 1 - 1e-6
 HALVINGS, TRIMMED = 40, 0.02
 MOST_SAVED, WIDE = 0.1, 2.0
+FIRST_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,25 +190,28 @@ class Continuation(Tracer):
         level = float(problem.penalty.value(theta))
         guess = State(theta, self._rules.strength, level, problem.loss.buffers)
         dense = self._rules.start == "dense"
-        found = self._dense(problem, guess) if dense else self._correct(problem, guess, None, self._draw(0, 0))
+        clock.allow(self._budget, FIRST_SHARE)
+        found = self._dense(problem, clock, guess) if dense else self._correct(problem, guess, None, self._draw(0, 0))
         return self._waypoint(problem, clock, found, _Place(0, 0, 0), 0, 0)
 
-    def _dense(self, problem: Problem, guess: State) -> _Found:
+    def _dense(self, problem: Problem, clock: Clock, guess: State) -> _Found:
         """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero."""
         if problem.loss.convex:
             return self._correct(problem, guess, None, self._draw(0, 1), _By(self._parts.anchor, "strength"))
         fresh = float(problem.loss.value(guess.theta))
         start = replace(guess, lam=guess.lam * RELAXED)
         trained = self._correct(problem, start, None, self._draw(0, 0), _By(self._parts.trainer, "strength"))
-        found = self._penalised(problem, trained, guess.lam, (trained.loss + fresh) / 2)
+        found = self._penalised(problem, clock, trained, guess.lam, (trained.loss + fresh) / 2)
         return replace(found, state=replace(found.state, step=None))
 
-    def _penalised(self, problem: Problem, trained: _Found, lam: float, bar: float) -> _Found:
+    def _penalised(self, problem: Problem, clock: Clock, trained: _Found, lam: float, bar: float) -> _Found:
         """Go on with the penalty; where it costs most of what was learnt, with a lower strength."""
         by, least, start = _By(self._parts.anchor, "strength"), lam * RELAXED, replace(trained.state, step=None)
+        clock.allow(self._budget, FIRST_SHARE)
         found = self._correct(problem, replace(start, lam=lam), None, self._draw(0, 1), by)
         while found.loss > bar and lam > least:
             lam /= 10
+            clock.allow(self._budget, FIRST_SHARE)
             found = self._correct(problem, replace(start, lam=lam), None, self._draw(0, 1), by)
         return found
 
@@ -355,7 +359,8 @@ class Continuation(Tracer):
         for attempt in range(RETRIES + 1):
             correction = by.corrector.correct(problem, guess, draw + attempt)
             tried.append(_measured(problem, correction.state, parent))
-            if correction.fell and math.isfinite(tried[-1].loss):
+            spent = problem.loss.effort >= problem.loss.limit
+            if (correction.fell or spent) and math.isfinite(tried[-1].loss):
                 return tried[-1]
             before = before or [_guessed(problem, _feasible(problem, guess, by.held), parent)]
             if tried[-1].merit(guess.lam, by.held) <= WORSE * before[0].merit(guess.lam, by.held) < math.inf:

@@ -162,6 +162,22 @@ def test_a_budget_ends_the_trace_and_says_so(budget: Budget, word: str) -> None:
     assert word in found.ended
 
 
+@pytest.mark.parametrize("epochs", [20, 40, 80])
+@pytest.mark.parametrize("corrector", ["adaptive", "proximal_gradient"])
+def test_a_budget_of_epochs_is_kept_to_a_tenth(epochs: float, corrector: str) -> None:
+    found = continuation(500, 0, Budget(epochs=epochs), corrector=corrector)
+    last = list(found.trace(problems.digits_network()))[-1]
+    assert 0.9 * epochs <= last.point.effort <= 1.1 * epochs
+
+
+def test_a_trace_without_a_budget_is_not_held_to_an_earlier_one() -> None:
+    problem = problems.digits_network()
+    efforts = []
+    for budget in (Budget(), Budget(epochs=5), Budget()):
+        efforts.append(next(iter(continuation(4, 0, budget, **QUICK).trace(problem))).point.effort)
+    assert efforts[0] == efforts[2] > efforts[1]
+
+
 class NotANumber(nn.Module):
     """Answers NaN after 400 evaluations in training mode."""
 
