@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.correctors import Corrector
+from engine.correctors.adaptive import TRIM
 from engine.errors import Diverged
 from engine.front import Waypoint
 from engine.predictors import Predictor, state
@@ -33,7 +34,7 @@ FINAL_STEP = 0.2
 FINAL_TRIES = 12
 RELAXED = 1e-2
 NARROWING = 1 - 1e-6
-HALVINGS, TRIMMED = 40, 0.02
+HALVINGS = 40
 MOST_SAVED, WIDE = 0.1, 2.0
 FIRST_SHARE = 0.3
 
@@ -284,7 +285,7 @@ class Continuation(Tracer):
         level, lam = _middle(sparser, denser)
         mean = self._mean(problem, sparser, denser)
         if self._rules.means:
-            yield _measured(problem, mean, denser.point.index)
+            yield _measured(problem, _calibrated(problem, mean), denser.point.index)
         else:
             yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
         for waypoint in (denser, sparser):
@@ -298,9 +299,9 @@ class Continuation(Tracer):
         low, high = 0.0, 1.0
         for _ in range(HALVINGS):
             share = (low + high) / 2
-            inside = float(problem.penalty.value(near.lerp(far.theta, share))) <= level / (1 - TRIMMED)
+            inside = float(problem.penalty.value(near.lerp(far.theta, share))) <= level / (1 - TRIM)
             low, high = (share, high) if inside else (low, share)
-        theta = problem.penalty.trim(near.lerp(far.theta, low), TRIMMED)
+        theta = problem.penalty.trim(near.lerp(far.theta, low), TRIM)
         return replace(far, theta=theta, level=level, lam=lam)
 
     def _wide(self, slots: Slots, gap: tuple[Waypoint, Waypoint]) -> bool:
@@ -420,6 +421,13 @@ def _feasible(problem: Problem, guess: State, held: Held) -> State:
     if held != "penalty":
         return guess
     return replace(guess, theta=problem.penalty.project(guess.theta, guess.level)[0])
+
+
+def _calibrated(problem: Problem, at: State) -> State:
+    """With the buffers that belong to its weights."""
+    problem.loss.load_buffers(at.buffers)
+    problem.loss.calibrate(at.theta)
+    return replace(at, buffers=problem.loss.buffers)
 
 
 def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:

@@ -168,6 +168,23 @@ def test_curvature_is_how_the_subgradient_changes(name: str) -> None:
     torch.testing.assert_close(torch.zeros_like(theta) if found is None else found, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", problems.PENALTIES)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_trimming_takes_whole_parts_and_no_more_than_its_share(name: str, share: float) -> None:
+    penalty, theta = problems.PENALTIES[name], vector(3)
+    trimmed = penalty.trim(theta, share)
+    before, after = float(penalty.value(theta)), float(penalty.value(trimmed))
+    assert (1 - share) * before - 1e-12 <= after <= before
+    assert bool(((trimmed == theta) | ((trimmed == 0) & penalty.penalised)).all())
+    assert share < 1 or after == pytest.approx(0, abs=1e-12)
+
+
+def test_trimming_takes_the_smallest_weights() -> None:
+    penalty = L1((Block("w", (5,), 0),))
+    trimmed = penalty.trim(torch.tensor([5.0, -0.5, 3.0, 0.4, -1.1]), 0.1)
+    assert trimmed.tolist() == [5.0, 0.0, 3.0, 0.0, pytest.approx(-1.1)]
+
+
 class TestInPlace:
     """The operators that change their arguments, against those that do not."""
 

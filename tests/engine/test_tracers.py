@@ -100,6 +100,15 @@ class TestContract:
         assert max(p.sparsity for p in points) >= 0.5
 
 
+def test_every_network_is_stored_with_the_batch_norm_statistics_of_its_weights() -> None:
+    problem = problems.norm_network()
+    for waypoint in tracer("default").trace(problem):
+        stored = {name: torch.from_numpy(array) for name, array in waypoint.buffers.items()}
+        problem.loss.load_buffers(stored)
+        problem.loss.calibrate(torch.from_numpy(waypoint.theta))
+        torch.testing.assert_close(dict(problem.loss.buffers), stored)
+
+
 def test_resumes_with_batch_norm_statistics() -> None:
     whole = list(tracer("default").trace(problems.norm_network()))
     rest = list(tracer("default").trace(problems.norm_network(), whole[:5]))
@@ -171,10 +180,9 @@ def test_a_budget_of_epochs_is_kept_to_a_tenth(epochs: float, corrector: str) ->
 
 
 def test_a_trace_without_a_budget_is_not_held_to_an_earlier_one() -> None:
-    problem = problems.digits_network()
-    efforts = []
-    for budget in (Budget(), Budget(epochs=5), Budget()):
-        efforts.append(next(iter(continuation(4, 0, budget, **QUICK).trace(problem))).point.effort)
+    problem, budgets = problems.digits_network(), (Budget(), Budget(epochs=5), Budget())
+    firsts = [next(iter(continuation(4, 0, budget, **QUICK).trace(problem))) for budget in budgets]
+    efforts = [first.point.effort for first in firsts]
     assert efforts[0] == efforts[2] > efforts[1]
 
 
