@@ -85,7 +85,7 @@ class Parts:
     corrector : Corrector
         Corrects them.
     refiner : Corrector
-        Corrects guesses between two networks; gentle, for they are good already.
+        Corrects guesses that are good already; gentle.
     trainer, anchor : Corrector
         Find the first point: the one trains nearly without the penalty, the other goes on with it. Both hold the
         strength.
@@ -281,16 +281,17 @@ class Continuation(Tracer):
         return min(found, key=lambda f: f.loss)
 
     def _attempts(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> Iterator[_Found]:
-        """The mean of the two, corrected where it may not stay as it is; corrections from denser and from sparser."""
+        """The mean of the two, corrected where it may not stay as it is; corrections from either, the last gentle."""
         level, lam = _middle(sparser, denser)
         mean = self._mean(problem, sparser, denser)
         if self._rules.means:
             yield _measured(problem, _calibrated(problem, mean), denser.point.index)
         else:
             yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
-        for waypoint in (denser, sparser):
+        for waypoint, corrector in ((denser, None), (sparser, None), (sparser, self._parts.refiner)):
             start = replace(state(problem, waypoint), level=_aimed(level, waypoint), lam=lam)
-            yield self._correct(problem, start, waypoint.point.index, draw)
+            by = _By(corrector, self._held) if corrector else None
+            yield self._correct(problem, start, waypoint.point.index, draw, by)
 
     def _mean(self, problem: Problem, sparser: Waypoint, denser: Waypoint) -> State:
         """The weighted mean of two networks, trimmed, that has the penalty halfway between theirs, on a log scale."""

@@ -52,7 +52,7 @@ class Effort:
     steps : int
         For each network that is explored.
     refining : int
-        For each network between two others.
+        For guesses that are good already, where they are corrected at all.
     """
 
     anchor: int
@@ -60,7 +60,7 @@ class Effort:
     refining: int
 
 
-QUALITIES = {"draft": Effort(480, 80, 0), "balanced": Effort(720, 160, 0), "thorough": Effort(3600, 480, 96)}
+QUALITIES = {"draft": Effort(480, 80, 80), "balanced": Effort(720, 160, 160), "thorough": Effort(3600, 480, 96)}
 
 
 def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -98,8 +98,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     quality : str
         How long networks are trained (adaptive): the first for 480, 720 or 3,600 mini-batch steps, about a fifth of
-        the others for 80, 160 or 480, those between them for 0, 0 or 96; more where there are fewer than 1,000
-        samples. A certificate says how far that went.
+        the others for 80, 160 or 480, those between them for 96 steps or, but for `thorough`, not at all; more where
+        there are fewer than 1,000 samples. A certificate says how far that went.
     epochs : int
         Passes over the training data per network, for those that `quality` gives 80 to 480 steps; by default 54 steps
         with the accelerated and the multiobjective corrector.

@@ -12,6 +12,8 @@ from benchmarks import __main__ as command
 from benchmarks.reference import __main__ as reference
 from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
 
+pytestmark = pytest.mark.slow
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, program: Any = command) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])

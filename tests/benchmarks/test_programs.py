@@ -9,6 +9,8 @@ from benchmarks.steps import Bench, times
 from benchmarks.timing import ratio
 from engine.spec import JobSpec, build, shorthand
 
+pytestmark = pytest.mark.slow
+
 
 def test_all_ways_take_the_same_number_of_steps_on_the_same_batches() -> None:
     bench = Bench(JobSpec(shorthand("mlp:4"), shorthand("iris"), device="cpu"), 5)

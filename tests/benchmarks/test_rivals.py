@@ -16,6 +16,8 @@ from benchmarks.rivals.pruning import RUN_SPARSITIES, GradualPruning, PruningRun
 from tests.benchmarks.parts import SMALL, task
 from tests.engine.problems import vector
 
+pytestmark = pytest.mark.slow
+
 ALL = {**SMOKE, OURS: Paretopath()}
 
 
