@@ -288,10 +288,10 @@ class Continuation(Tracer):
             yield _measured(problem, _calibrated(problem, mean), denser.point.index)
         else:
             yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
-        for waypoint, corrector in ((denser, None), (sparser, None), (sparser, self._parts.refiner)):
+        different = dict.fromkeys((self._parts.corrector, self._parts.refiner))
+        for waypoint, corrector in [(denser, self._parts.corrector), *((sparser, by) for by in different)]:
             start = replace(state(problem, waypoint), level=_aimed(level, waypoint), lam=lam)
-            by = _By(corrector, self._held) if corrector else None
-            yield self._correct(problem, start, waypoint.point.index, draw, by)
+            yield self._correct(problem, start, waypoint.point.index, draw, _By(corrector, self._held))
 
     def _mean(self, problem: Problem, sparser: Waypoint, denser: Waypoint) -> State:
         """The weighted mean of two networks, trimmed, that has the penalty halfway between theirs, on a log scale."""
