@@ -153,7 +153,8 @@ def _resolved(annotation: Any) -> Any:
     """A choice from a registry as the literal of its present names; other annotations as they are."""
     for extra in getattr(annotation, "__metadata__", ()):
         if isinstance(extra, OneOf):
-            return Literal[tuple(extra.registry)]
+            optional = NoneType in get_args(get_args(annotation)[0])
+            return Literal[(*extra.registry, *([None] if optional else []))]
     return annotation
 
 

@@ -1,20 +1,25 @@
 """Proximal steps in Adam's metric on mini-batches: for networks whose layers have very different scales."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell, hold, mini_batches
+from engine.losses import Block
+from engine.penalties.base import Penalty
 from engine.problem import Problem, State
 from engine.stretches import stretches
 
 FIRST_WINDOW = 10
 BETA = 0.99
 RECOVERY = 1.3
-WARM_UP, EASED = 0.1, 0.9
+WARM_UP = 0.1
+STRENGTH_EASED, LEVEL_EASED = 0.9, 0.3
 BATCH_SHARE, LARGEST_BATCH = 48, 256
 FLOOR = 3e-3
 TRIM = 0.02
@@ -31,7 +36,7 @@ class Pace:
         Highest learning rate. A guess may bring along which share of it is to be used; that share is slowly raised
         again.
     trust : float
-        Highest learning rate as a share of the mean size of the weights that are not zero.
+        Highest learning rate of a layer as a share of the mean size of its weights that are not zero.
     decay : float
         Share of the learning rate that is left at the end.
     window : float
@@ -40,16 +45,23 @@ class Pace:
         How many times the strength is held at first; it eases to the strength itself over nine tenths of the steps.
     """
 
-    rate: float = 3e-2
-    trust: float = 0.1
+    rate: float = 0.1
+    trust: float = 0.15
     decay: float = 0.1
     window: float = 50
     pressure: float = 1.0
 
-    def first(self, theta: Tensor) -> float:
-        """Learning rate for these weights."""
-        nonzeros = int(theta.count_nonzero())
-        return min(self.rate, self.trust * float(theta.abs().sum()) / nonzeros) if nonzeros else self.rate
+    def first(self, theta: Tensor, layout: Sequence[Block]) -> "Rates":
+        """Learning rates for these weights.
+
+        References
+        ----------
+        You et al., "Large batch optimization for deep learning: training BERT in 76 minutes" (LAMB), ICLR 2020: rates
+        in proportion to a layer's weights, so that rescaled layers take the same path.
+        """
+        usual = _mean_size(theta)
+        sizes = [(span, _mean_size(theta[span]) or usual) for span in _spans(layout)]
+        return Rates([(span, min(self.rate, self.trust * size) if size else self.rate) for span, size in sizes])
 
     def share(self, begun: float, done: float) -> float:
         """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
@@ -59,9 +71,58 @@ class Pace:
         """Steps that the gradient is averaged over: ever more, so that noise lets go of weights that belong at zero."""
         return FIRST_WINDOW + (self.window - FIRST_WINDOW) * begun
 
-    def pressed(self, begun: float) -> float:
-        """How many times the strength is held: more at first, for weights leave a dense network slowly."""
-        return math.pow(self.pressure, max(0.0, 1 - begun / EASED))
+
+@final
+class Rates:
+    """A learning rate for each layer.
+
+    Parameters
+    ----------
+    of_layers : sequence of (slice, float)
+        Stretches of the flat weights, in order, and their rates.
+    """
+
+    def __init__(self, of_layers: Sequence[tuple[slice, float]]) -> None:
+        self._of_layers = of_layers
+
+    def times(self, factor: float) -> "Rates":
+        """The same, multiplied by a factor."""
+        return Rates([(span, rate * factor) for span, rate in self._of_layers])
+
+    def scale_(self, steps: Tensor, start: int) -> None:
+        """Multiply by them `steps`, the stretch of a flat vector that begins at `start`."""
+        for span, rate in self._of_layers:
+            part = steps[max(span.start - start, 0) : max(span.stop - start, 0)]
+            if len(part):
+                part.mul_(rate)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Eased:
+    """What is held in the course of a correction: more than asked at first, then less and less.
+
+    Parameters
+    ----------
+    keep : Hold
+    pressure : float
+        How many times it is held at first.
+    over : float
+        Share of the steps after which it is held as it is.
+    """
+
+    keep: Hold
+    pressure: float
+    over: float
+
+    def restore_(self, penalty: Penalty, theta: Tensor, step: Tensor, begun: float, exactly: bool) -> None:
+        """Bring `theta` back in place after a step that begins with a share of the correction behind it."""
+        self.keep.ease(math.pow(self.pressure, max(0.0, 1 - begun / self.over)))
+        self.keep.restore_(penalty, theta, step, exactly)
+
+    def after(self, losses: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The losses of the mini-batches from when nothing is eased any more."""
+        return losses[math.ceil(self.over * len(losses)) :] if self.pressure > 1 else losses
 
 
 USUAL = Pace()
@@ -108,31 +169,36 @@ class AdaptiveProximal(Corrector):
 
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
-        keep = hold(self._held, replace(guess, level=guess.level / (1 - self._trim)))
-        theta = problem.loss.lend(keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta)
+        held, theta = self._eased(problem, guess), problem.loss.lend(guess.theta)
         share = min(1.0, RECOVERY * (guess.step or 1.0))
-        start = share * self._pace.first(theta)
-        losses = self._descend_(problem, keep, theta, start, seed)
+        losses = self._descend_(problem, held, theta, share, seed)
         found = problem.penalty.trim(theta.clone(), self._trim)
         if self._held == "penalty":
             found, _ = problem.penalty.project(found, guess.level)
         problem.loss.calibrate(found)
         state = replace(guess, theta=found, buffers=problem.loss.buffers, step=share)
-        return Correction(state, fell=fell(losses))
+        return Correction(state, fell=fell(held.after(losses)))
 
-    def _descend_(self, problem: Problem, keep: Hold, theta: Tensor, start: float, seed: int) -> list[Tensor]:
+    def _eased(self, problem: Problem, guess: State) -> _Eased:
+        """From the penalty that the guess has to the level; from the pace's pressure to the strength."""
+        keep = hold(self._held, replace(guess, level=guess.level / (1 - self._trim)))
+        if self._held == "strength":
+            return _Eased(keep, self._pace.pressure, STRENGTH_EASED)
+        excess = float(problem.penalty.value(guess.theta)) / guess.level if guess.level > 0 else 1.0
+        return _Eased(keep, max(1.0, excess), LEVEL_EASED)
+
+    def _descend_(self, problem: Problem, held: _Eased, theta: Tensor, share: float, seed: int) -> list[Tensor]:
         """Step on `theta` in place; the mini-batches' losses."""
-        losses, moments = [], _Moments(theta)
+        losses, moments, rates = [], _Moments(theta), self._pace.first(theta, problem.loss.layout)
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
         batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
         for done, batch in enumerate(batches, 1):
             begun = (done - 1) / len(batches)
-            rate = start * self._pace.share(begun, done / len(batches))
             value, grad = problem.loss.value_and_grad_(theta, batch)
             losses.append(value)
-            step = moments.descend_(theta, grad, 1 / self._pace.averaged(begun), rate)
-            keep.ease(self._pace.pressed(begun))
-            keep.restore_(problem.penalty, theta, step, exactly=done == len(batches))
+            now = rates.times(share * self._pace.share(begun, done / len(batches)))
+            step = moments.descend_(theta, grad, 1 / self._pace.averaged(begun), now)
+            held.restore_(problem.penalty, theta, step, begun, exactly=done == len(batches))
         return losses
 
 
@@ -150,7 +216,7 @@ class _Moments:
         self._mean, self._square = torch.zeros_like(theta), torch.zeros_like(theta)
         self._weight, self._done = 0.0, 0
 
-    def descend_(self, theta: Tensor, grad: Tensor, new: float, rate: float) -> Tensor:
+    def descend_(self, theta: Tensor, grad: Tensor, new: float, rates: Rates) -> Tensor:
         """Gradient step on `theta` in place; the step sizes of the weights are written over `grad`.
 
         Parameters
@@ -160,11 +226,24 @@ class _Moments:
         """
         self._done += 1
         self._weight += new * (1 - self._weight)
-        unbiased = 1 - BETA**self._done
-        least, scale = FLOOR**2 * unbiased, rate * math.sqrt(unbiased)
+        unbiased, start = 1 - BETA**self._done, 0
+        now = rates.times(math.sqrt(unbiased))
         for weights, slope, mean, square in stretches(theta, grad, self._mean, self._square):
             mean.lerp_(slope, new)
             square.mul_(BETA).addcmul_(slope, slope, value=1 - BETA)
-            torch.clamp_min(square, least, out=slope).rsqrt_().mul_(scale)
+            now.scale_(torch.clamp_min(square, FLOOR**2 * unbiased, out=slope).rsqrt_(), start)
             weights.addcmul_(mean, slope, value=-1 / self._weight)
+            start += len(slope)
         return grad
+
+
+def _spans(layout: Sequence[Block]) -> Iterator[slice]:
+    """Where the parameters of each module stand in the flat weights."""
+    for _, blocks in groupby(layout, lambda block: block.name.rpartition(".")[0]):
+        own = list(blocks)
+        yield slice(own[0].start, own[-1].stop)
+
+
+def _mean_size(theta: Tensor) -> float:
+    """Mean magnitude of the weights that are not zero; 0 where all are."""
+    return float(theta.abs().sum()) / max(int(theta.count_nonzero()), 1)

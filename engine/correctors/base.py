@@ -71,8 +71,9 @@ class Hold(ABC):
             Where this is false, the penalty may stay off its level by an error of second order in what a step changes.
         """
 
-    def ease(self, pressure: float) -> None:  # noqa: B027 - a level is held as it is
-        """Hold `pressure` times the strength from now on."""
+    @abstractmethod
+    def ease(self, pressure: float) -> None:
+        """Hold `pressure` times what was asked for from now on."""
 
 
 @final
@@ -102,15 +103,18 @@ class Level(Hold):
     """
 
     def __init__(self, level: float) -> None:
-        self._level = level
+        self._level, self._pressure = level, 1.0
         self._multiplier: Tensor | None = None
 
     def __call__(self, penalty: Penalty, theta: Tensor, step: Step) -> Tensor:
-        return penalty.project(theta, self._level, step)[0]
+        return penalty.project(theta, self._level * self._pressure, step)[0]
 
     def restore_(self, penalty: Penalty, theta: Tensor, step: Tensor, exactly: bool) -> None:
         near = None if exactly else self._multiplier
-        self._multiplier = penalty.project_(theta, self._level, step, near)
+        self._multiplier = penalty.project_(theta, self._level * self._pressure, step, near)
+
+    def ease(self, pressure: float) -> None:
+        self._pressure = pressure
 
 
 def hold(what: str, guess: State) -> Hold:

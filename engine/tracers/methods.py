@@ -14,10 +14,11 @@ from engine.correctors import (
     Pace,
     ProximalGradient,
 )
+from engine.correctors.adaptive import USUAL
 from engine.correctors.multiobjective import Solver
 from engine.correctors.population import PopulationDescent
 from engine.errors import InvalidSpec, UnknownName
-from engine.predictors import PREDICTORS, Shrinkage
+from engine.predictors import PREDICTORS, Shrinkage, WarmStart
 from engine.registry import OneOf, lookup
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Parts, Rules
@@ -30,8 +31,8 @@ Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
 LARGE_BATCH_STEPS, TRAINING_STEPS = 54, 240
-RATE, REFINING_TRUST = 3e-2, 0.05
-TRAINING, ANCHORING = Pace(1e-2, trust=0.1), Pace(trust=0.3, window=100, pressure=10)
+REFINING_TRUST = 0.05
+TRAINING, ANCHORING = Pace(trust=0.1), Pace(trust=0.3, window=100, pressure=10)
 REFIT_STEPS, REFIT_RATE = 120, 1e-2
 POPULATION_STEPS = 400
 EXACT_PASSES = 1000
@@ -68,7 +69,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     seed: int,
     budget: Budget,
     *,
-    predictor: Annotated[str, OneOf(PREDICTORS)] = "shrinkage",
+    predictor: Annotated[str | None, OneOf(PREDICTORS)] = None,
     corrector: Kind = "adaptive",
     held: Choice = "penalty",
     quality: Literal["draft", "balanced", "thorough"] = "balanced",
@@ -90,7 +91,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     Parameters
     ----------
     predictor : str
-        How the next point is guessed.
+        How the next point is guessed; by default `adaptive` starts from the last network as it is (warm_start) and
+        eases the penalty, other correctors from that network shrunk (shrinkage).
     corrector : str
         How a guess is brought back to the front: steps in Adam's metric, accelerated steps, multiobjective steps, or
         exact steps on all data: Newton's for linear and smooth networks, proximal gradient steps for others.
@@ -119,7 +121,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         Samples in a mini-batch; chosen from the data by default.
     rate : float
         Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's highest
-        learning rate (adaptive; 0.03).
+        learning rate (adaptive; 0.1).
     solver : str
         How a multiobjective step finds its trade-off: exactly, or by the ten bisections of the authors' code.
     tolerance : float
@@ -134,7 +136,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     how = _Steps(LARGE_BATCH_STEPS, batch, rate, solver, tolerance)
     parts = _parts(corrector, held, (epochs, anchor_epochs), QUALITIES[quality], how)
     return Continuation(
-        replace(parts, predictor=lookup("predictor", PREDICTORS, predictor)()),
+        replace(parts, predictor=lookup("predictor", PREDICTORS, predictor)()) if predictor else parts,
         Rules(points, sweeps, end, floor, start, strength, corrector == "adaptive" and quality != "thorough", cleanup),
         seed,
         budget,
@@ -153,10 +155,10 @@ def _parts(kind: Kind, held: Choice, epochs: tuple[int | None, int | None], effo
     if kind != "adaptive":
         corrector = _corrector(kind, held, epochs[0], how)
         return Parts(Shrinkage(), corrector, corrector, trainer, anchor)
-    pace = Pace(how.rate or RATE)
+    pace = replace(USUAL, rate=how.rate or USUAL.rate)
     corrector = AdaptiveProximal(held, epochs[0], how.batch, pace, steps=effort.steps)
     refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=REFINING_TRUST), steps=effort.refining)
-    return Parts(Shrinkage(), corrector, refiner, trainer, anchor)
+    return Parts(WarmStart(), corrector, refiner, trainer, anchor)
 
 
 def refit(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -267,7 +269,9 @@ def _corrector(kind: Kind, held: Choice, epochs: int | None, how: _Steps) -> Cor
         case "accelerated":
             return Accelerated(held, epochs, how.batch, how.rate or 0.5, how.steps)
         case "adaptive":
-            return AdaptiveProximal(held, epochs, how.batch, Pace(how.rate or RATE), steps=how.steps)
+            return AdaptiveProximal(
+                held, epochs, how.batch, replace(USUAL, rate=how.rate or USUAL.rate), steps=how.steps
+            )
         case "multiobjective":
             return MultiobjectiveProximalGradient(
                 epochs, how.batch, how.rate or 0.5, solver=how.solver, steps=how.steps
