@@ -294,7 +294,7 @@ def bench(
 
 @datasets_app.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="An .npz, .csv or .parquet file.")],
+    file: Annotated[Path, typer.Argument(help="An .npz, .csv, .parquet or .txt file.")],
     name: Annotated[str | None, typer.Option(help="The file's stem by default.")] = None,
     server: Server = None,
     database_url: Database = None,

@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from app.backend import Download
 from app.documents import Document, plain
 from app.errors import Forbidden
@@ -21,7 +19,7 @@ from engine.export import EXPORTS, export
 from engine.front import ParetoPoint, Trail, Waypoint
 from engine.networks import NETWORKS
 from engine.registry import lookup
-from engine.spec import JobSpec, check, rebuild
+from engine.spec import JobSpec, check, example, rebuild
 from storage.errors import Conflict
 from storage.records import ENDED, Job, JobState
 from storage.store import Store
@@ -94,8 +92,7 @@ def exported(job: Job, waypoint: Waypoint, form: str) -> Download:
     ExportFailed
     """
     module = rebuild(JobSpec.from_dict(job.spec), job.facts, waypoint)
-    example = torch.randn(2, *job.facts["input_shape"], generator=torch.Generator().manual_seed(0))
-    done = export(form, module, example, metadata(job, waypoint.point))
+    done = export(form, module, example(job.facts), metadata(job, waypoint.point))
     name = f"paretopath-job{job.id}-point{waypoint.point.index}{done.suffix}"
     return Download(name, done.payload, done.media_type, {fact: str(value) for fact, value in done.facts.items()})
 

@@ -20,7 +20,7 @@ import json
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -243,9 +243,18 @@ def _onnx_model(subject: Subject) -> onnx.ModelProto:
     if program is None:
         raise ExportFailed("the ONNX exporter gave no program")
     folded: onnx.ModelProto = program.model_proto
-    onnxscript.optimizer.fold_constants(folded)
-    onnxscript.optimizer.remove_unused_nodes(folded)
+    _fold(folded, {name for name, _ in subject.module.named_parameters()})
     return folded
+
+
+def _fold(model: onnx.ModelProto, kept: Set[str]) -> None:
+    """Compute in advance what does not depend on the input; these weights stay as they are, under their names."""
+
+    def should_fold(node: Any) -> bool | None:
+        return False if any(value is not None and value.name in kept for value in node.inputs) else None
+
+    onnxscript.optimizer.fold_constants(model, should_fold=should_fold)
+    onnxscript.optimizer.remove_unused_nodes(model)
 
 
 def _strip(model: onnx.ModelProto) -> None:

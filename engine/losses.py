@@ -23,6 +23,7 @@ Buffers = Mapping[str, Tensor]
 Kind = Literal["weight", "bias", "norm"]
 
 CHUNK = 4096
+NATS_PER_BIT = math.log(2)
 FORWARD = 1 / 3
 
 
@@ -248,6 +249,7 @@ class Criterion(ABC):
         Parameters
         ----------
         outputs : Tensor, shape (n_members, n_outputs, n_samples)
+            The places of texts one after another.
         y : Tensor, shape (n_samples, ...) or (n_members, n_samples, ...)
             Targets of all members, or of each its own.
         """
@@ -263,20 +265,22 @@ class Criterion(ABC):
 
 @final
 class CrossEntropy(Criterion):
-    """Mean negative log-likelihood of the class under softmax."""
+    """Mean negative log-likelihood of the class, or of the next character, under softmax."""
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs, y)
+        return nn.functional.cross_entropy(outputs.flatten(0, -2), y.flatten())
 
     def members(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs, y.expand(len(outputs), -1), reduction="none").mean(dim=1)
+        targets = y.reshape(-1, outputs.shape[2]).expand(len(outputs), -1)
+        return nn.functional.cross_entropy(outputs, targets, reduction="none").mean(dim=1)
 
     def check(self, dataset: Dataset) -> int:
-        _need_task(dataset, "classification", "cross_entropy")
+        if dataset.task != "language":
+            _need_task(dataset, "classification", "cross_entropy")
         return dataset.n_outputs
 
     def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
-        return (outputs.argmax(dim=1) == y).sum()
+        return (outputs.argmax(dim=-1) == y).sum()
 
 
 @final
@@ -326,7 +330,7 @@ LOSSES: dict[str, type[Criterion]] = {
 
 def _need_task(dataset: Dataset, task: str, loss: str) -> None:
     if dataset.task != task:
-        other = "squared_error" if task == "classification" else "cross_entropy"
+        other = "squared_error" if dataset.task == "regression" else "cross_entropy"
         raise InvalidSpec(
             f"loss {loss!r} is for {task}, data {dataset.name!r} is {dataset.task}; use loss {other!r} or 'auto'"
         )
@@ -344,6 +348,11 @@ class NetworkLoss(Loss):
     criterion : Criterion
     device : torch.device, optional
         Data stay there where they fit, and stream from pinned memory where not.
+
+    Attributes
+    ----------
+    n_places : int
+        Predictions per sample: one, or of texts as many as a window has characters.
     """
 
     def __init__(
@@ -358,6 +367,8 @@ class NetworkLoss(Loss):
         self._splits = _splits(dataset, self._device)
         self._X, self._y = self._splits["train"]
         self.n_samples = len(self._X)
+        self._language = dataset.task == "language"
+        self.n_places = math.prod(dataset.output_shape[:-1])
         self.convex = _is_linear(module)
 
     @property
@@ -395,7 +406,7 @@ class NetworkLoss(Loss):
         """
         weights = {name: part.clone().requires_grad_() for name, part in self._parts(theta).items()}
         leaves, network = tuple(weights.values()), {**weights, **self.buffers}
-        kept = list(self._slopes(network, leaves)) if self.n_samples <= CHUNK else None
+        kept = list(self._slopes(network, leaves)) if self.n_samples <= self._chunk else None
 
         def product(direction: Tensor) -> Tensor:
             self.effort += 1.0
@@ -497,16 +508,26 @@ class NetworkLoss(Loss):
                 loss += self.criterion(outputs, targets) * (len(inputs) / len(X))
                 count = self.criterion.correct(outputs, targets)
                 right += torch.nan if count is None else count
-        found = {"loss": float(loss), "accuracy": float(right) / len(X)}
-        return found if right.isfinite() else {"loss": float(loss)}
+        found = {"loss": float(loss)}
+        if right.isfinite():
+            found["accuracy"] = float(right) / (len(X) * self.n_places)
+        if self._language:
+            found["bits_per_character"] = float(loss) / NATS_PER_BIT
+        return found
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         index = batch.to(self._X.device)
         return self._to_device(_taken(self._X, index)), self._to_device(_taken(self._y, index))
 
     def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(X), CHUNK):
-            yield self._to_device(X[start : start + CHUNK]), self._to_device(y[start : start + CHUNK])
+        for start in range(0, len(X), self._chunk):
+            stop = start + self._chunk
+            yield self._to_device(X[start:stop]), self._to_device(y[start:stop])
+
+    @property
+    def _chunk(self) -> int:
+        """Samples that are evaluated at once."""
+        return max(1, CHUNK // self.n_places)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)

@@ -4,8 +4,9 @@ Networks answer raw scores (no softmax); weights are torch's default initialisat
 """
 
 import importlib
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Annotated, Literal
@@ -32,6 +33,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "softplus": nn.Softplus,
 }
+
+
+EMBEDDING_DEVIATION = 0.02
 
 
 def linear(input_shape: Shape, n_outputs: int, *, bias: bool = True) -> nn.Module:
@@ -191,6 +195,50 @@ def resnet20(input_shape: Shape, n_outputs: int, *, width: Annotated[int, Ge(1)]
     )
 
 
+def char_transformer(
+    input_shape: Shape,
+    n_outputs: int,
+    *,
+    blocks: Annotated[int, Ge(1)] = 2,
+    width: Annotated[int, Ge(1)] = 64,
+    heads: Annotated[int, Ge(1)] = 4,
+    activation: Activation = "relu",
+    tied: bool = False,
+) -> nn.Module:
+    """A causal transformer that predicts every next character of a text; layers are normalised before they are read.
+
+    Parameters
+    ----------
+    blocks : int
+        Pairs of an attention and a feed-forward layer.
+    width : int
+        Numbers by which a place of the text is represented.
+    heads : int
+        Attention heads of each block; a divisor of the width.
+    activation : str
+        Nonlinearity of the feed-forward layers, which have four times the width.
+    tied : bool
+        Whether the outputs are read by the same weights that embed the characters.
+
+    References
+    ----------
+    Vaswani et al., "Attention is all you need", NeurIPS 2017.
+    Radford et al., "Language models are unsupervised multitask learners", 2019 (norms come first; embeddings start at
+    a deviation of 0.02).
+    """
+    if len(input_shape) != 1 or input_shape[0] < 1:
+        known = "texts of shape (context,)"
+        raise InvalidSpec(
+            f"network 'char_transformer' does not fit samples of shape {tuple(input_shape)}; it needs {known}"
+        )
+    if min(blocks, heads) < 1 or width % heads:
+        raise InvalidSpec(f"{blocks} blocks of {heads} heads and width {width} are not possible; 2 of 4 and 64 are")
+    if activation not in ACTIVATIONS:
+        raise UnknownName("activation", activation, ACTIVATIONS)
+    layers = [TransformerBlock(width, heads, ACTIVATIONS[activation]) for _ in range(blocks)]
+    return CharTransformer(n_outputs, input_shape[0], layers, tied)
+
+
 NETWORKS: dict[str, Factory] = {
     "linear": linear,
     "mlp": mlp,
@@ -198,6 +246,7 @@ NETWORKS: dict[str, Factory] = {
     "lenet5": lenet5,
     "cifar_cnn": cifar_cnn,
     "resnet20": resnet20,
+    "char_transformer": char_transformer,
 }
 extend(NETWORKS, "paretopath.networks")
 
@@ -242,6 +291,78 @@ class BasicBlock(nn.Module):
         if self.stride == 1:
             return x
         return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.padding))
+
+
+class CausalSelfAttention(nn.Module):
+    """Every place of a text reads from itself and the places before it, in several heads.
+
+    Head h has rows ``[h * width / n_heads, (h + 1) * width / n_heads)`` of `query`, `key` and `value`, and the same
+    columns of `output`.
+
+    Attributes
+    ----------
+    n_heads : int
+    """
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.n_heads = n_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the places read, shape (n, context, width), as that of `x`."""
+        query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
+        scores = query @ key.mT / math.sqrt(query.shape[-1])
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+        read = scores.masked_fill(later, -math.inf).softmax(dim=-1) @ value
+        return self.output(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """From shape (n, context, width) to (n, n_heads, context, width / n_heads)."""
+        return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a feed-forward layer, each added to what it reads through a norm."""
+
+    def __init__(self, width: int, n_heads: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = CausalSelfAttention(width, n_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            OrderedDict(hidden=nn.Linear(width, 4 * width), activation=activation(), output=nn.Linear(4 * width, width))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (n, context, width), as that of `x`."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.feed_forward(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class CharTransformer(nn.Module):
+    """Characters and their places, embedded; blocks; and the scores of all characters at every place."""
+
+    def __init__(self, n_characters: int, context: int, blocks: Sequence[TransformerBlock], tied: bool) -> None:
+        super().__init__()
+        width = blocks[0].norm1.normalized_shape[0]
+        self.embedding = nn.Embedding(n_characters, width)
+        self.position = nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, n_characters, bias=not tied)
+        if tied:
+            self.output.weight = self.embedding.weight
+        for embedding in (self.embedding, self.position):
+            nn.init.normal_(embedding.weight, std=EMBEDDING_DEVIATION)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Scores, shape (n, context, n_characters), of what follows each of `characters`, shape (n, context)."""
+        x = self.embedding(characters) + self.position.weight[: characters.shape[1]]
+        return self.output(self.norm(self.blocks(x)))  # type: ignore[no-any-return]
 
 
 def _stage(before: int, after: int, stride: int) -> nn.Module:

@@ -110,7 +110,7 @@ class _Batched(PopulationLoss):
         if batch is not None:
             yield from ((X, y, 1.0) for X, y in self._network_loss.samples(batch))
             return
-        size = max(1, EVALUATIONS // n_members)
+        size = max(1, EVALUATIONS // (n_members * self._network_loss.n_places))
         for chunk in self._network_loss.samples():
             for X, y in zip(*(torch.split(part, size) for part in chunk), strict=True):
                 yield X, y, len(y) / self.loss.n_samples
@@ -166,7 +166,7 @@ class VectorizedNetwork(_Batched):
     def _losses(self, thetas: Tensor, X: Tensor, y: Tensor) -> Tensor:
         axis = None if X.dim() == self._sample_dims + 1 else 0
         outputs = vmap(self._outputs, in_dims=(0, axis))(thetas, X)
-        return self._network_loss.criterion.members(outputs.mT, y)
+        return self._network_loss.criterion.members(outputs.flatten(1, -2).mT, y)
 
     def _outputs(self, theta: Tensor, X: Tensor) -> Tensor:
         parameters = {block.name: theta[block.start : block.stop].view(block.shape) for block in self.loss.layout}

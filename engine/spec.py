@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self, get_origin
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.cleanup import Cleanup
 from engine.data import DATASETS, Dataset, is_path, load, settings
@@ -41,7 +41,7 @@ class JobSpec:
     ----------
     network, data : Part
     loss : str
-        A registered loss, or "auto": cross entropy for classes, squared error for numbers.
+        A registered loss, or "auto": cross entropy for classes and characters, squared error for numbers.
     penalty, method : Part
     points : int
         Points the front is to have.
@@ -175,6 +175,20 @@ def build(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = N
     return Experiment(problem, tracer, dataset)
 
 
+def example(facts: Mapping[str, Any]) -> Tensor:
+    """Two samples of the form of a job's data, shape (2, *input_shape), at random but always the same.
+
+    Parameters
+    ----------
+    facts : mapping
+        What `check` said of the job.
+    """
+    shape, generator = (2, *facts["input_shape"]), torch.Generator().manual_seed(0)
+    if facts["task"] == "language":
+        return torch.randint(int(facts["n_outputs"]), shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
 def rebuild(spec: JobSpec, facts: Mapping[str, Any], waypoint: Waypoint) -> nn.Module:
     """The network of a stored point, in eval mode, on the CPU.
 
@@ -214,7 +228,7 @@ def _follow(tracer: Tracer, trails: Trails | None, module: nn.Module) -> None:
 
 
 def _criterion(spec: JobSpec, dataset: Dataset) -> tuple[str, Criterion]:
-    usual = "cross_entropy" if dataset.task == "classification" else "squared_error"
+    usual = "squared_error" if dataset.task == "regression" else "cross_entropy"
     name = usual if spec.loss == "auto" else spec.loss
     return name, lookup("loss", {**LOSSES, "auto": LOSSES[usual]}, name)()
 
@@ -244,19 +258,20 @@ def _settings(kind: str, factory: Callable[..., object], part: Part) -> dict[str
 
 def _check_fit(spec: JobSpec, module: nn.Module, dataset: Dataset, n_outputs: int) -> None:
     """Whether the network takes the data and answers with as many outputs as the loss needs."""
-    example = torch.from_numpy(dataset.X_train[:2])
+    samples = torch.from_numpy(dataset.X_train[:2])
     try:
         with torch.no_grad():
-            answer = module.eval()(example)
+            answer = module.eval()(samples)
     except (RuntimeError, ValueError, IndexError) as error:
         shape = "x".join(map(str, dataset.input_shape))
         raise InvalidSpec(
             f"network {spec.network.name!r} does not take data {dataset.name!r} of shape {shape}: {error}"
         ) from error
-    if tuple(answer.shape) != (len(example), n_outputs):
+    if tuple(answer.shape) != (len(samples), *dataset.output_shape[:-1], n_outputs):
+        each = f" for each of {dataset.input_shape[0]} characters" if dataset.task == "language" else ""
         raise InvalidSpec(
             f"network {spec.network.name!r} answers with shape {tuple(answer.shape[1:])}, "
-            f"data {dataset.name!r} needs {n_outputs} outputs"
+            f"data {dataset.name!r} needs {n_outputs} outputs{each}"
         )
 
 

@@ -15,7 +15,7 @@ Name = Annotated[str | None, Form(pattern=r"^[\w.-]{1,100}$", description="The f
 
 @router.post("", status_code=201)
 def upload(file: Annotated[UploadFile, File()], service: AService, name: Name = None) -> Document:
-    """Store an ``.npz`` (without pickles), ``.csv`` or ``.parquet`` file as a data set."""
+    """Store an ``.npz`` (without pickles), ``.csv``, ``.parquet`` or ``.txt`` file as a data set."""
     return service.upload(file.filename or "", file.file.read(), name)
 
 

@@ -1,4 +1,4 @@
-"""Users' files: ``.npz`` (never a pickle), ``.csv`` and ``.parquet`` to checked data, and the stored form back."""
+"""Users' files: ``.npz`` (never a pickle), tables and texts to checked data, and the stored form back."""
 
 import csv
 import io
@@ -9,14 +9,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 
+from engine.data.texts import CONTEXT, parse_text, text_of, windows
 from engine.data.values import Array, RawData, classify, guess_task, regress, renamed, retask
 from engine.errors import InvalidData
 
 TaskSetting = Literal["auto", "classification", "regression"]
+Context = Annotated[int, Ge(1)]
 
 MOST_BYTES = 3 * 2**30
 TARGETS = ("target", "label", "y")
@@ -42,47 +45,64 @@ def parse_upload(filename: str, payload: bytes) -> RawData:
     return FORMATS[suffix](filename, payload)
 
 
-def uploaded(payload: bytes, *, task: TaskSetting = "auto") -> RawData:
+def uploaded(payload: bytes, *, task: TaskSetting = "auto", context: Context = CONTEXT) -> RawData:
     """An uploaded data set.
 
     Parameters
     ----------
     task : str
         ``classification`` or ``regression``; ``auto`` takes strings and at most 100 distinct whole numbers for classes.
+    context : int
+        Characters that a sample has, where the file is a text.
     """
-    return retask(parse_npz("upload.npz", payload), task)
+    return _as_asked(parse_npz("upload.npz", payload), task, context)
 
 
-def from_path(path: str, *, task: TaskSetting = "auto") -> RawData:
-    """A file ``.npz``, ``.csv`` or ``.parquet``.
+def from_path(path: str, *, task: TaskSetting = "auto", context: Context = CONTEXT) -> RawData:
+    """A file ``.npz``, ``.csv``, ``.parquet`` or ``.txt``.
 
     Parameters
     ----------
     task : str
         ``classification`` or ``regression``; ``auto`` takes strings and at most 100 distinct whole numbers for classes.
+    context : int
+        Characters that a sample has, where the file is a text.
     """
     try:
         payload = Path(path).read_bytes()
     except OSError as error:
         raise InvalidData(f"cannot read {path!r}: {error.strerror}") from error
-    return retask(parse_upload(path, payload), task)
+    return _as_asked(parse_upload(path, payload), task, context)
 
 
 def to_npz(raw: RawData) -> bytes:
     """The normal form that is stored; `parse_upload` reads it back the same."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **_stored(raw))
+    return buffer.getvalue()
+
+
+def _stored(raw: RawData) -> dict[str, Any]:
+    if raw.task == "language":
+        return {"text": np.frombuffer(text_of(raw).encode(), np.uint8)}
     arrays: dict[str, Any] = {"X_train": raw.X_train, "y_train": raw.y_train, "task": np.array(raw.task)}
     if raw.X_test is not None and raw.y_test is not None:
         arrays |= {"X_test": raw.X_test, "y_test": raw.y_test}
     if raw.classes:
         arrays["classes"] = np.array(raw.classes)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return arrays
+
+
+def _as_asked(raw: RawData, task: str, context: int) -> RawData:
+    asked = retask(raw, task)
+    return windows(text_of(asked), context) if asked.task == "language" else asked
 
 
 def parse_npz(filename: str, payload: bytes) -> RawData:
-    """Data from an ``.npz`` with ``X_train, y_train`` (and ``X_test, y_test``) or ``X, y``."""
+    """Data from an ``.npz`` with ``X_train, y_train`` (and ``X_test, y_test``), ``X, y``, or a ``text``'s bytes."""
     arrays = _npz_arrays(filename, payload)
+    if arrays.keys() == {"text"}:
+        return parse_text(filename, arrays["text"].tobytes())
     train = ("x", "y") if "x" in arrays and "x_train" not in arrays else ("x_train", "y_train")
     missing = [key for key in train if key not in arrays]
     if missing:
@@ -138,6 +158,7 @@ FORMATS: dict[str, Callable[[str, bytes], RawData]] = {
     ".npz": parse_npz,
     ".csv": parse_csv,
     ".parquet": parse_parquet,
+    ".txt": parse_text,
 }
 
 

@@ -33,15 +33,16 @@ def prepare(
     ----------
     scale : str
         Features: ``standard`` gives each mean 0 and variance 1 (constant ones become 0), ``unit`` divides all by the
-        largest absolute value, ``none`` leaves them.
+        largest absolute value, ``none`` leaves them. Characters of texts stay as they are.
     targets : str
         The same for the targets of a regression.
     validation : float
-        Fraction of the training samples held out for choosing a network, stratified by class.
+        Fraction of the training samples held out for choosing a network, stratified by class; of texts the last ones.
     test : float
-        Fraction of the samples kept for testing where the source has no test part, stratified by class.
+        Fraction of the samples kept for testing where the source has no test part, stratified by class; of texts the
+        last ones.
     limit : int, optional
-        Use at most so many training samples (validation included), stratified by class.
+        Use at most so many training samples (validation included), stratified by class; of texts the first ones.
     seed : int
         Seed of the three draws.
 
@@ -109,9 +110,11 @@ def _split(raw: RawData, n_held: int, purpose: str, seed: int) -> tuple[Array, A
     if n_held == 0:
         return np.arange(n), np.arange(0)
     strata = raw.y_train if raw.task == "classification" else np.zeros(n, np.int64)
-    least = max(2, len(raw.classes))
+    least = max(2, int(strata.max()) + 1)
     if n - n_held < least:
         raise InvalidData(f"{n - n_held} of {n} training samples would be left after {purpose}; {least} are needed")
+    if raw.task == "language":
+        return np.arange(n - n_held), np.arange(n - n_held, n)
     return hold_out(strata, n_held, np.random.default_rng((seed, STREAMS[purpose])))
 
 
@@ -132,16 +135,16 @@ def _standard(values: Array) -> Scaling:
 
 
 def _assembled(training: RawData, held: RawData, scale: Scale, target_scale: Scale) -> Dataset:
-    regression = training.task == "regression"
+    regression, language = training.task == "regression", training.task == "language"
     if regression:
         check_varies(training.y_train)
-    inputs = _scaling(scale, training.X_train)
+    inputs = _scaling("none" if language else scale, training.X_train)
     targets = _scaling(target_scale if regression else "none", training.y_train)
     X_test = held.X_train[:0] if training.X_test is None else training.X_test
     y_test = held.y_train[:0] if training.y_test is None else training.y_test
     X = {"X_train": training.X_train, "X_validation": held.X_train, "X_test": X_test}
     y = {"y_train": training.y_train, "y_validation": held.y_train, "y_test": y_test}
-    arrays = {key: inputs.apply(values) for key, values in X.items()}
+    arrays = X if language else {key: inputs.apply(values) for key, values in X.items()}
     arrays |= {key: targets.apply(v) if regression else v for key, v in y.items()}
     for key, values in arrays.items():
         check_finite(values, f"{key} after scaling")

@@ -1,4 +1,4 @@
-"""Data sets by name: those that come with scikit-learn, and image collections in their original files."""
+"""Data sets by name: those that come with scikit-learn, and images and texts in their original files."""
 
 import gzip
 import math
@@ -7,12 +7,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import sklearn.datasets
+from annotated_types import Ge
 
+from engine.data import markov
 from engine.data.download import Remote, data_folder, obtain
+from engine.data.texts import CONTEXT, read_text, windows
 from engine.data.values import Array, RawData, classify, regress, renamed, take
 from engine.errors import InvalidData, UnknownName
 from engine.registry import extend
@@ -31,6 +34,7 @@ FASHION_CLASSES = (
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 CIFAR_RECORD = 1 + 3 * 32 * 32
+SHAKESPEARE = "input.txt"
 
 REMOTES = {
     "mnist": Remote(
@@ -55,7 +59,13 @@ REMOTES = {
         "https://www.cs.toronto.edu/~kriz/",
         {CIFAR_ARCHIVE: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
     ),
+    "tinyshakespeare": Remote(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
+        {SHAKESPEARE: "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
+    ),
 }
+
+Source = Annotated[int, Ge(0)]
 
 PAPER_TRAINING = (
     *(82, 30, 123, 128, 66, 107, 21, 115, 106, 7, 23, 135, 46, 72, 89),
@@ -136,6 +146,43 @@ def cifar10() -> RawData:
     return renamed(classify(X, y, *test), CIFAR_CLASSES)
 
 
+def markov_text(
+    *, context: Annotated[int, Ge(1)] = CONTEXT, length: Annotated[int, Ge(1)] = 50_000, source: Source = 0
+) -> RawData:
+    """Markov text: drawn from a source of known entropy, where each of 12 letters depends on the two before it.
+
+    Parameters
+    ----------
+    context : int
+        Characters that a sample has.
+    length : int
+        Characters of the text.
+    source : int
+        Number of the source; each has chances of its own.
+
+    References
+    ----------
+    Shannon, "A mathematical theory of communication", Bell System Technical Journal 27, 1948, sections 3 and 7.
+    """
+    return windows(markov.sample(source, length), context)
+
+
+def tinyshakespeare(*, context: Annotated[int, Ge(1)] = CONTEXT) -> RawData:
+    """Tiny Shakespeare: 1,115,394 characters of plays, 65 of them distinct.
+
+    Parameters
+    ----------
+    context : int
+        Characters that a sample has.
+
+    References
+    ----------
+    Karpathy, "The unreasonable effectiveness of recurrent neural networks", 2015.
+    """
+    path = obtain("tinyshakespeare", SHAKESPEARE, REMOTES["tinyshakespeare"])
+    return windows(read_text(str(path), _unpacked(path)), context)
+
+
 DATASETS: dict[str, Callable[..., RawData]] = {
     "iris": iris,
     "digits": digits,
@@ -145,6 +192,8 @@ DATASETS: dict[str, Callable[..., RawData]] = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "markov_text": markov_text,
+    "tinyshakespeare": tinyshakespeare,
 }
 extend(DATASETS, "paretopath.datasets")
 

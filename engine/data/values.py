@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.errors import InvalidData, UnknownName
 
 Array = NDArray[Any]
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "language"]
 
 TASKS = ("auto", "classification", "regression")
 MOST_CLASSES = 100
@@ -23,15 +23,17 @@ class RawData:
     Parameters
     ----------
     task : str
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``language``.
     X_train : ndarray, shape (n, *input_shape)
-        Finite; uint8, float32 or float64; images are channels-first.
+        Finite; uint8, float32 or float64; images are channels-first. Of texts the codes of characters, int64, shape
+        (n, context).
     y_train : ndarray
-        int64 in 0..k-1, shape (n,), or float64, shape (n, n_outputs).
+        int64 in 0..k-1, shape (n,); float64, shape (n, n_outputs); or of texts the codes of the characters that follow,
+        int64, shape (n, context).
     X_test, y_test : ndarray or None
         The source's own test part.
     classes : tuple of str
-        Names of the k classes; empty for regression.
+        Names of the k classes, of texts the characters; empty for regression.
     name : str
         What the user called it.
     """
@@ -71,17 +73,18 @@ class Dataset:
     name : str
         What the user called it.
     task : str
-        ``classification`` or ``regression``.
+        ``classification``, ``regression`` or ``language``.
     X_train, X_validation, X_test : ndarray, shape (n, *input_shape)
-        float32; validation and test may have length 0.
+        float32, of texts int64; validation and test may have length 0.
     y_train, y_validation, y_test : ndarray
-        int64, shape (n,), for classification; float32, shape (n, n_outputs), for regression.
+        int64, shape (n,), for classification; float32, shape (n, n_outputs), for regression; int64, shape (n, context),
+        for texts.
     n_outputs : int
-        Classes, or targets.
+        Classes, or targets; of texts the distinct characters.
     digest : str
         SHA-256 of the prepared arrays.
     classes : tuple of str
-        Names of the classes; empty for regression.
+        Names of the classes, of texts the characters; empty for regression.
     inputs, targets : Scaling
         What was done to the raw features and (regression) targets.
     """
@@ -104,6 +107,11 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.X_train.shape[1:]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of a network's outputs for one sample: of texts one row for every place."""
+        return (*self.input_shape, self.n_outputs) if self.task == "language" else (self.n_outputs,)
 
 
 def classify(X_train: Any, y_train: Any, X_test: Any = None, y_test: Any = None) -> RawData:
@@ -155,6 +163,8 @@ def retask(raw: RawData, task: str) -> RawData:
         raise UnknownName("task", task, TASKS)
     if task in ("auto", raw.task):
         return raw
+    if raw.task == "language":
+        raise InvalidData(f"a text cannot be read as {task}; leave the task 'auto'")
     if task == "classification":
         return classify(raw.X_train, raw.y_train, raw.X_test, raw.y_test)
     values = np.array([_number(name) for name in raw.classes])

@@ -57,6 +57,18 @@ def test_an_upload_is_listed_used_and_deleted(client: TestClient) -> None:
     assert client.delete("/api/v1/datasets/flowers").status_code == 404
 
 
+def test_a_text_is_uploaded_and_used(client: TestClient) -> None:
+    text = ("To be, or not to be: that is the question. " * 20).encode()
+    response = client.post("/api/v1/datasets", files={"file": ("hamlet.txt", text)})
+    assert response.status_code == 201, response.text
+    assert response.json()["shapes"]["X_train"] == [13, 64]
+    body = {"network": "char_transformer:1,width=8,heads=2", "data": "hamlet:context=16", "points": 5}
+    job = client.post("/api/v1/jobs", json=body)
+    assert job.status_code == 201, job.text
+    assert job.json()["facts"]["input_shape"] == [16]
+    assert client.post("/api/v1/jobs", json={**body, "network": "mlp"}).status_code == 422
+
+
 def test_the_same_content_is_found_again_and_other_content_refused(client: TestClient) -> None:
     files = [("file", ("x.csv", io.BytesIO(table(seed)))) for seed in (0, 0, 1)]
     first, second, third = (client.post("/api/v1/datasets", files=[f], data={"name": "mine"}) for f in files)

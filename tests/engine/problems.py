@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from engine.cleanup import Cleanup
 from engine.data import Dataset, load
 from engine.losses import Block, CrossEntropy, LeastSquares, Logistic, NetworkLoss
+from engine.networks import char_transformer
 from engine.penalties import L1, GroupL2
 from engine.problem import Problem
 
@@ -86,6 +87,14 @@ def norm_network() -> Problem:
         nn.Linear(144, 10),
     )
     return network_problem(module, load("digits", {"limit": 200}, {}))
+
+
+def text_network() -> Problem:
+    """A transformer of one block on a synthetic text."""
+    torch.manual_seed(0)
+    data = load("markov_text", {"context": 8, "length": 900}, {})
+    module = char_transformer(data.input_shape, data.n_outputs, blocks=1, width=8, heads=2, activation="gelu")
+    return network_problem(module, data)
 
 
 def network_problem(module: nn.Module, data: Dataset) -> Problem:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import data
-from engine.data import sources
+from engine.data import markov, sources
 from engine.data.download import Remote
 from engine.data.prepare import hold_out, prepare
 from engine.data.values import RawData
@@ -80,6 +80,7 @@ WHOLE = {
     "a.npz": npz(X=blobs(12)[0], y=blobs(12)[1]),
     "a.parquet": parquet(a=list(range(30)), y=[0, 1] * 15),
     "a.csv": b"a,b,y\n1,2,3\n4,5,6\n7,8,9\n",
+    "a.txt": b"A rose is a rose is a rose. " * 8,
 }
 
 
@@ -469,6 +470,78 @@ class TestTables:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         with pytest.raises(InvalidData, match=r"needs pyarrow: pip install 'paretopath\[parquet\]'"):
             data.parse_upload("a.parquet", b"PAR1")
+
+
+def spoken(dataset, X, y):
+    """The text of each window."""
+    return ["".join(dataset.classes[code] for code in (*row, after[-1])) for row, after in zip(X, y, strict=True)]
+
+
+class TestTexts:
+    TEXT = "".join(chr(97 + i * i % 26) for i in range(1000)) + "äß€"
+
+    def test_windows_are_the_text_in_order_and_share_no_character(self, tmp_path):
+        (tmp_path / "a.txt").write_text(self.TEXT, encoding="utf-8-sig")
+        dataset = data.load(str(tmp_path / "a.txt"), {"context": 16}, {})
+        found = [window for X, y in parts(dataset) for window in spoken(dataset, X, y)]
+        assert "".join(found) == self.TEXT[: len(found) * 17]
+        assert [len(X) for X, _ in parts(dataset)] == [41, 5, 11]
+        for X, y in parts(dataset):
+            assert (X.dtype, y.dtype) == (np.int64, np.int64)
+            assert np.array_equal(X[:, 1:], y[:, :-1])
+
+    def test_the_limit_takes_the_first_windows_and_leaves_the_test_part(self):
+        whole, limited = (data.load("markov_text", {"limit": limit}, {}) for limit in (None, 100))
+        assert np.array_equal(limited.X_train, whole.X_train[:90])
+        assert np.array_equal(limited.X_validation, whole.X_train[90:100])
+        assert np.array_equal(limited.X_test, whole.X_test)
+
+    def test_survives_the_normal_form_and_is_cut_anew(self):
+        raw = data.parse_upload("a.txt", self.TEXT.encode())
+        assert same(raw, data.parse_upload("a.npz", data.to_npz(raw)))
+        dataset = data.load("mine", {"context": 4, "scale": "standard"}, {"mine": data.to_npz(raw)})
+        assert dataset.input_shape == (4,)
+        assert dataset.output_shape == (4, dataset.n_outputs)
+        assert spoken(dataset, dataset.X_train[:1], dataset.y_train[:1]) == [self.TEXT[:5]]
+
+    @pytest.mark.parametrize(
+        ("payload", "message"),
+        [
+            (b"\xff\xfe\x00", "'a.txt' is not a text in UTF-8"),
+            (b"word" * 30 + b"\0" + b"word" * 30, "the character NUL at place 120"),
+            (b"too short", "the text has 9 characters; 130 are needed for a context of 64"),
+            (b"a" * 500, "no character but 'a'"),
+        ],
+    )
+    def test_refuses_what_is_no_text(self, payload, message):
+        with pytest.raises(InvalidData, match=message):
+            data.parse_upload("a.txt", payload)
+
+    def test_refuses_other_tasks_and_contexts(self):
+        stored = {"mine": data.to_npz(data.parse_upload("a.txt", self.TEXT.encode()))}
+        with pytest.raises(InvalidData, match="cannot be read as regression"):
+            data.load("mine", {"task": "regression"}, stored)
+        with pytest.raises(InvalidData, match="1950 are needed"):
+            data.load("mine", {"context": 974}, stored)
+        with pytest.raises(InvalidSpec, match="context 0 must be at least 1"):
+            data.load("mine", {"context": 0}, stored)
+
+    def test_tinyshakespeare_is_fetched_once(self, folder, server, monkeypatch):
+        offer(server, monkeypatch, "tinyshakespeare", {sources.SHAKESPEARE: self.TEXT.encode()})
+        assert data.load("tinyshakespeare", {"context": 9}, {}).input_shape == (9,)
+        assert (folder / "tinyshakespeare" / sources.SHAKESPEARE).read_text() == self.TEXT
+
+    def test_nobody_predicts_the_markov_source_better_than_its_entropy(self):
+        chances = markov.transitions(0)
+        pairs = np.zeros((12, 12, 12, 12))
+        for first, second in np.ndindex(12, 12):
+            pairs[first, second, second] = chances[first, second]
+        often = np.linalg.matrix_power(pairs.reshape(144, 144), 10_000)[0].reshape(12, 12)
+        entropy = -(often[..., None] * chances * np.log(chances)).sum()
+        codes = np.array([markov.LETTERS.index(letter) for letter in markov.sample(0, 50_000)])
+        scored = -np.log(chances[codes[:-2], codes[1:-1], codes[2:]]).mean()
+        assert scored == pytest.approx(entropy, rel=0.02)
+        assert 0.5 < entropy < 1.5
 
 
 def idx(array):

@@ -17,15 +17,16 @@ from engine.export import EXPORTS, export
 from engine.networks import NETWORKS
 
 METADATA = {"job": "7", "point": "3", "loss": "0.125"}
-SHAPES = {"mlp": (8, 8), "resnet20": (3, 8, 8)}
+SHAPES = {"mlp": (8, 8), "resnet20": (3, 8, 8), "char_transformer": (8,)}
+SETTINGS = {"resnet20": {"width": 4}, "char_transformer": {"width": 8, "heads": 2}}
 WEIGHTS_ONLY = ["safetensors", "state_dict", "sparse"]
 
 
 def sparse_network(name="mlp"):
     """A network with many exact zeros, one all-zero layer bias, and lived-in batch-norm statistics."""
     torch.manual_seed(1)
-    network = NETWORKS[name](SHAPES[name], 10, **({"width": 4} if name == "resnet20" else {}))
-    network(torch.randn(32, *SHAPES[name]) * 2 + 1)
+    network = made(name)
+    network(samples(name, 32) if name == "char_transformer" else torch.randn(32, *SHAPES[name]) * 2 + 1)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter[torch.rand_like(parameter) < 0.7] = 0
@@ -33,8 +34,15 @@ def sparse_network(name="mlp"):
     return network
 
 
+def made(name):
+    return NETWORKS[name](SHAPES[name], 10, **SETTINGS.get(name, {}))
+
+
 def samples(name="mlp", n=6):
-    return torch.randn(n, *SHAPES[name], generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    if name == "char_transformer":
+        return torch.randint(10, (n, *SHAPES[name]), generator=generator)
+    return torch.randn(n, *SHAPES[name], generator=generator)
 
 
 def answers(network, batch):
@@ -78,7 +86,7 @@ def test_weights_come_back_exactly(kind, name):
     state = READ[kind](exported.payload)
     assert state.keys() == network.state_dict().keys()
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
-    other = NETWORKS[name](SHAPES[name], 10, **({"width": 4} if name == "resnet20" else {}))
+    other = made(name)
     other.load_state_dict(state)
     assert torch.equal(answers(other, samples(name)), answers(network, samples(name)))
 
@@ -160,6 +168,17 @@ def test_parameters_that_share_memory_are_written_apart(kind):
         start += parameter.numel()
     state = READ[kind](export(kind, network, samples(), METADATA).payload)
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_tied_weights_are_exported(kind):
+    network = NETWORKS["char_transformer"]((8,), 10, blocks=1, width=4, heads=1, tied=True)
+    exported = export(kind, network, samples("char_transformer"), METADATA)
+    assert exported.facts["n_nonzero"] == sum(int((p != 0).sum()) for p in network.parameters())
+    if kind in WEIGHTS_ONLY:
+        state = READ[kind](exported.payload)
+        assert torch.equal(state["output.weight"], state["embedding.weight"])
 
 
 @pytest.mark.slow

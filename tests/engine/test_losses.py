@@ -17,6 +17,7 @@ def losses() -> dict[str, Loss]:
         "logistic": problems.breast_cancer()[2].loss,
         "network": problems.digits_network().loss,
         "batch norm": problems.norm_network().loss,
+        "text": problems.text_network().loss,
         "iris": problems.iris_network().loss,
     }
 
@@ -152,7 +153,9 @@ def test_hessian_of_the_logistic_loss_is_autograds() -> None:
 
 
 @pytest.mark.parametrize("chunk", [4096, 60])
-@pytest.mark.parametrize("make", [problems.iris_network, problems.digits_network, problems.norm_network])
+@pytest.mark.parametrize(
+    "make", [problems.iris_network, problems.digits_network, problems.norm_network, problems.text_network]
+)
 def test_hessian_of_a_network_is_autograds(make, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.losses.CHUNK", chunk)
     loss = make().loss
@@ -164,7 +167,7 @@ def test_hessian_of_a_network_is_autograds(make, chunk: int, monkeypatch: pytest
 
     def value(flat: torch.Tensor) -> torch.Tensor:
         weights = {b.name: flat[b.start : b.stop].view(b.shape) for b in loss.layout}
-        return nn.functional.cross_entropy(torch.func.functional_call(loss.module.eval(), weights, (X,)), y)
+        return loss.criterion(torch.func.functional_call(loss.module.eval(), weights, (X,)), y)
 
     along = torch.zeros_like(theta).index_copy(0, support, direction)
     expected = torch.autograd.functional.vhp(value, theta, along)[1][support]
@@ -247,6 +250,20 @@ def test_metrics_are_those_of_each_split() -> None:
     }
 
 
+def test_the_loss_of_a_text_is_the_mean_over_all_its_places() -> None:
+    data, loss = load("markov_text", {"context": 8, "length": 900}, {}), problems.text_network().loss
+    assert isinstance(loss, NetworkLoss)
+    theta = loss.initial() + 0.1 * problems.vector(1, loss.n_params).to(loss.initial())
+    found, value = loss.metrics(theta), loss.value(theta)
+    with torch.no_grad():
+        chances = loss.module(torch.from_numpy(data.X_train)).softmax(dim=-1)
+        guesses = loss.module(torch.from_numpy(data.X_test)).argmax(dim=-1).numpy()
+    right = torch.gather(chances, 2, torch.from_numpy(data.y_train)[..., None])
+    assert float(value) == pytest.approx(-float(right.log().mean()), rel=1e-5)
+    assert found["test_accuracy"] == pytest.approx((guesses == data.y_test).mean())
+    assert found["test_bits_per_character"] == pytest.approx(found["test_loss"] / np.log(2))
+
+
 def test_squared_error_is_half_the_mean_square() -> None:
     outputs, y = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
     assert float(SquaredError()(outputs, y)) == pytest.approx((1 + 4) / 4)
@@ -264,6 +281,8 @@ def test_logistic_loss_is_cross_entropy_of_two_classes() -> None:
         (CrossEntropy(), "diabetes", "squared_error"),
         (SquaredError(), "digits", "cross_entropy"),
         (LogisticLoss(), "digits", "2 classes"),
+        (LogisticLoss(), "markov_text", "is language; use loss 'cross_entropy'"),
+        (SquaredError(), "markov_text", "is language; use loss 'cross_entropy'"),
     ],
 )
 def test_a_loss_refuses_data_it_is_not_for(criterion, data: str, words: str) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from engine.errors import InvalidSpec, UnknownName
-from engine.networks import NETWORKS, resolve
+from engine.networks import NETWORKS, CausalSelfAttention, resolve
 from engine.registry import parameters, summary
+from engine.structure import joints
 
 PUBLISHED = [
     ("linear", (4,), 3, {}, 15),
@@ -26,6 +27,61 @@ def test_has_the_published_number_of_weights(name, shape, n_outputs, settings, s
     network = NETWORKS[name](shape, n_outputs, **settings)
     assert sum(p.numel() for p in network.parameters()) == size
     assert network(torch.zeros(2, *shape)).shape == (2, n_outputs)
+
+
+@pytest.mark.parametrize(("tied", "head"), [(False, 65 * 64 + 65), (True, 0)])
+def test_transformer_has_as_many_weights_as_its_layers(tied, head):
+    network = NETWORKS["char_transformer"]((32,), 65, blocks=3, tied=tied)
+    blocks = 3 * (12 * 64**2 + 13 * 64)
+    assert sum(p.numel() for p in network.parameters()) == (65 + 32) * 64 + blocks + 2 * 64 + head
+    assert network(torch.zeros(2, 32, dtype=torch.int64)).shape == (2, 32, 65)
+
+
+def test_transformer_reads_no_later_character():
+    network = NETWORKS["char_transformer"]((9,), 7, width=8, heads=2)
+    text = torch.arange(9)[None] % 7
+    changed = text.clone()
+    changed[0, 5:] = 0
+    before, after = network(text)[0], network(changed)[0]
+    assert torch.equal(before[:5], after[:5])
+    assert not torch.isclose(before[5:], after[5:]).all(dim=1).any()
+
+
+def test_attention_is_torchs():
+    ours, theirs = CausalSelfAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
+    projections = (ours.query, ours.key, ours.value)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([layer.weight for layer in projections]),
+            "in_proj_bias": torch.cat([layer.bias for layer in projections]),
+            "out_proj.weight": ours.output.weight,
+            "out_proj.bias": ours.output.bias,
+        }
+    )
+    x, later = torch.randn(2, 5, 12), torch.ones(5, 5, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(ours(x), theirs(x, x, x, attn_mask=later)[0])
+
+
+def test_a_head_is_some_rows_of_the_projections_and_the_same_columns_of_the_output():
+    attention, x = CausalSelfAttention(12, 3), torch.randn(2, 5, 12)
+    with torch.no_grad():
+        for layer in (attention.query, attention.key, attention.value):
+            layer.weight[4:8], layer.bias[4:8] = 0, 0
+        without = attention(x)
+        attention.output.weight[:, 4:8] = 7
+        assert torch.equal(attention(x), without)
+        attention.output.weight[:, :4] = 7
+    assert not torch.isclose(attention(x), without).any()
+
+
+def test_the_units_of_a_transformer_are_left_alone():
+    assert joints(NETWORKS["char_transformer"]((8,), 5)) == ()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (8, 8)])
+def test_transformer_needs_a_text(shape):
+    with pytest.raises(InvalidSpec, match="it needs texts of shape"):
+        NETWORKS["char_transformer"](shape, 10)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 9, 7)])
@@ -59,6 +115,10 @@ def test_refuses_wrong_settings():
         NETWORKS["mlp"]((4,), 2, activation="swish")
     with pytest.raises(InvalidSpec, match="width 0"):
         NETWORKS["resnet20"]((8, 8), 2, width=0)
+    with pytest.raises(InvalidSpec, match="3 heads and width 64 are not possible"):
+        NETWORKS["char_transformer"]((8,), 2, heads=3)
+    with pytest.raises(UnknownName, match="unknown activation 'swish'"):
+        NETWORKS["char_transformer"]((8,), 2, activation="swish")
 
 
 def test_bias_can_be_left_out():
@@ -113,5 +173,5 @@ def test_refuses_import_paths_that_lead_nowhere(name):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(UnknownName, match=r"unknown network 'vgg'; known: cifar_cnn, .*resnet20"):
+    with pytest.raises(UnknownName, match=r"unknown network 'vgg'; known: char_transformer, .*resnet20"):
         resolve("vgg")

@@ -88,6 +88,7 @@ LOSSES: dict[str, tuple[Callable[[], Loss], type[PopulationLoss]]] = {
         VectorizedNetwork,
     ),
     "skip": (lambda: on_digits(Skip()), VectorizedNetwork),
+    "text": (lambda: problems.text_network().loss, VectorizedNetwork),
     "control flow": (lambda: on_digits(Choosy()), OneByOne),
     "dropout": (lambda: on_digits(nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(64, 10))), OneByOne),
     "batch norm": (lambda: problems.norm_network().loss, OneByOne),

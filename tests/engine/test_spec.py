@@ -1,13 +1,17 @@
 """From plain values to problems and back; what cannot work is refused by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from engine.errors import InvalidSpec
-from engine.spec import JobSpec, Part, build, check, rebuild, shorthand
+from engine.spec import JobSpec, Part, build, check, example, rebuild, shorthand
 from engine.tracers import Budget
 
+TEXT = Part("markov_text", {"context": 6, "length": 900})
+TRANSFORMER = Part("char_transformer", {"blocks": 1, "width": 8, "heads": 2})
 SMALL = {"epochs": 1, "anchor_epochs": 2, "sweeps": 1}
 
 
@@ -78,6 +82,10 @@ def test_facts_tell_what_will_be_traced() -> None:
         ({"network": Part("mlp", {"hidden": [10**8]})}, "weights; at most"),
         ({"network": Part("lenet5")}, "lenet5"),
         ({"network": Part("mlp", {"activation": "step"})}, "'step'.*relu"),
+        ({"data": Part("markov_text")}, "mlp.*does not take data 'markov_text' of shape 64"),
+        ({"network": Part("char_transformer")}, r"char_transformer.*does not fit samples of shape \(8, 8\)"),
+        ({"network": Part("char_transformer"), "data": Part("iris")}, "does not take data 'iris'"),
+        ({"data": TEXT, "network": Part("tests.engine.test_spec:one_answer")}, "12 outputs for each of 6 characters"),
         ({"loss": "squared_error"}, "squared_error.*cross_entropy"),
         ({"penalty": Part("l1", {"parameters": "conv*"})}, r"conv\*"),
         ({"method": Part("continuation", {"end": 1.5})}, "end 1.5.*at most 1"),
@@ -94,6 +102,10 @@ def test_what_cannot_work_is_named_with_what_can(changes: dict[str, object], wor
 def test_a_network_that_answers_with_the_wrong_shape_is_refused() -> None:
     with pytest.raises(InvalidSpec, match=r"needs 10 outputs"):
         check(spec(network=Part("tests.engine.test_spec:two_outputs")), {})
+
+
+def one_answer(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Embedding(n_outputs, 4), torch.nn.Flatten(), torch.nn.Linear(24, n_outputs))
 
 
 def two_outputs(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module:
@@ -122,6 +134,25 @@ def with_norm(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module:
         torch.nn.Linear(8, n_outputs),
     )
     return torch.nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_text_is_traced_and_its_networks_rebuilt(tied: bool) -> None:
+    job = spec(network=replace(TRANSFORMER, params={**TRANSFORMER.params, "tied": tied}), data=TEXT)
+    facts, experiment = check(job, {}), build(job, {})
+    assert (facts["task"], facts["loss"], facts["input_shape"], facts["n_outputs"]) == (
+        "language",
+        "cross_entropy",
+        [6],
+        12,
+    )
+    waypoint = list(experiment.tracer.trace(experiment.problem))[-1]
+    module = rebuild(job, facts, waypoint)
+    with torch.no_grad():
+        answers = module(torch.from_numpy(experiment.dataset.X_test)).argmax(-1).numpy()
+        assert module(example(facts)).shape == (2, 6, 12)
+    assert (answers == experiment.dataset.y_test).mean() == waypoint.point.metrics["test_accuracy"]
+    assert sum(int(p.count_nonzero()) for p in module.parameters()) == waypoint.point.n_nonzero
 
 
 def test_building_does_not_touch_the_global_random_state() -> None:
