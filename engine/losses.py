@@ -120,6 +120,10 @@ class Loss(ABC):
     def metrics(self, theta: Tensor) -> dict[str, float]:
         """Quality on training, validation and test data, as far as there are any, in eval mode."""
 
+    def validation(self, theta: Tensor) -> dict[str, float]:
+        """Quality on the validation data alone, in eval mode: ``loss`` and others; empty without such data."""
+        return {}
+
     def batches(self, seed: int, size: int) -> Iterator[Batch]:
         """One pass over the samples in the order that `seed` gives, in batches of about `size`."""
         generator = torch.Generator().manual_seed(seed)
@@ -453,6 +457,12 @@ class NetworkLoss(Loss):
         found = {name: self._quality(X, y) for name, (X, y) in self._splits.items() if len(X)}
         values = {f"{name}_{what}": value for name, quality in found.items() for what, value in quality.items()}
         return {name: value for name, value in values.items() if name != "train_loss"}
+
+    def validation(self, theta: Tensor) -> dict[str, float]:
+        self._theta.copy_(theta)
+        self.module.eval()
+        X, y = self._splits["validation"]
+        return self._quality(X, y) if len(X) else {}
 
     def calibrate(self, theta: Tensor) -> None:
         norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -8,8 +8,25 @@ from engine.tracers.continuation import Continuation, Rules
 from engine.tracers.methods import continuation, population, refit
 from engine.tracers.population import Plan, Population
 from engine.tracers.refit import Refit
+from engine.tracers.relevance import Relevance, relevance
 
-TRACERS: dict[str, Callable[..., Tracer]] = {"continuation": continuation, "population": population, "refit": refit}
+TRACERS: dict[str, Callable[..., Tracer]] = {
+    "continuation": continuation,
+    "population": population,
+    "refit": refit,
+    "relevance": relevance,
+}
 extend(TRACERS, "paretopath.methods")
 
-__all__ = ["TRACERS", "Budget", "Continuation", "Plan", "Population", "Refit", "Rules", "Tracer"]
+__all__ = [
+    "TRACERS",
+    "Budget",
+    "Continuation",
+    "Plan",
+    "Population",
+    "Refit",
+    "Relevance",
+    "Rules",
+    "Tracer",
+    "relevance",
+]

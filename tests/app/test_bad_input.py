@@ -117,7 +117,9 @@ FILES: list[tuple[str, bytes, list[str]]] = [
     ("inf.npz", npz(X_train=WITH_INF, y_train=Y), ["infinite", "X_train"]),
     ("lengths.npz", npz(X_train=X, y_train=Y[:5]), ["5", "20"]),
     ("nothing.npz", npz(a=X), ["X_train"]),
-    ("notes.txt", b"hello", ["notes.txt", ".npz"]),
+    ("notes.pdf", b"hello", ["notes.pdf", ".npz", ".txt"]),
+    ("notes.txt", b"hello", ["5 characters", "130"]),
+    ("latin.txt", b"\xe4" * 500, ["latin.txt", "UTF-8"]),
     ("words.csv", b"a,y\nred,1\nblue,0\n", ["'red'"]),
 ]
 

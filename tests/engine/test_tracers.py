@@ -17,6 +17,7 @@ from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
 from engine.tracers.methods import continuation, population
+from engine.tracers.relevance import relevance
 from tests.engine import problems
 
 QUICK = {"epochs": 2, "anchor_epochs": 10, "sweeps": 2}
@@ -32,8 +33,9 @@ SETTINGS = {
     "tangent": {**QUICK, "predictor": "tangent"},
     "from the network": {**QUICK, "start": "network", "predictor": "gradient"},
     "population": {"epochs": 2, "rounds": 2, "starts": 2},
+    "relevance": {"epochs": 2, "anchor_epochs": 10},
 }
-FACTORIES = {"population": population}
+FACTORIES = {"population": population, "relevance": relevance}
 
 
 def tracer(name: str, points: int = 8, **more: object) -> Tracer:
@@ -69,8 +71,8 @@ class TestContract:
             assert point.loss == float(loss)
             assert point.penalty == float(problem.penalty.value(theta))
             assert point.n_nonzero == int((theta != 0).sum()) == sum(layer.n_nonzero for layer in point.layers)
-            assert point.lam is not None
-            assert point.residual == problem.residual(theta, grad, point.lam)
+            assert (point.lam is None) == (point.residual is None) == (name == "relevance")
+            assert point.lam is None or point.residual == problem.residual(theta, grad, point.lam)
             assert point.metrics["l1"] == float(theta.abs().sum())
 
     @pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 7, 11))])
