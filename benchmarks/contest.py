@@ -10,7 +10,7 @@ from benchmarks import best_known, merit, refitting
 from benchmarks.measuring import Run, race
 from benchmarks.problems import Benchmark
 from benchmarks.rivals import OURS, REFERENCE, RIVALS, SMOKE, Rival, Task, dense
-from benchmarks.rivals.paretopath import Paretopath
+from benchmarks.rivals.traced import Traced
 from engine.front import Front
 from engine.spec import JobSpec, shorthand
 
@@ -54,8 +54,8 @@ class Settings:
     def entries(self, method: str) -> dict[str, tuple[Rival, str]]:
         """Rivals and the method of the task they are given, by name."""
         known = SMOKE if self.quick else RIVALS
-        ours: dict[str, tuple[Rival, str]] = {name: (Paretopath(), text) for name, text in self.ours.items()}
-        first: dict[str, tuple[Rival, str]] = {OURS: (Paretopath(), method)} if OURS in self.rivals else {}
+        ours: dict[str, tuple[Rival, str]] = {name: (Traced(), text) for name, text in self.ours.items()}
+        first: dict[str, tuple[Rival, str]] = {OURS: (Traced(), method)} if OURS in self.rivals else {}
         return first | ours | {name: (known[name], method) for name in self.rivals if name != OURS}
 
 
@@ -181,7 +181,7 @@ def _task(benchmark: Benchmark, spec: JobSpec, method: str, settings: Settings) 
     part = shorthand(method)
     shorter = {"epochs": 1, "anchor_epochs": 1} if settings.quick else {}
     chosen = replace(spec, method=replace(part, params={**part.params, **shorter}))
-    return Task(chosen, benchmark.experiment(chosen), benchmark.strengths, benchmark.setup)
+    return Task(chosen, benchmark.experiment(chosen), benchmark.setup)
 
 
 def _entry(outcome: Outcome, name: str, rival: Rival, task: Task, settings: Settings) -> Entry | None:

@@ -13,8 +13,6 @@ from engine.data import is_path, to_npz
 from engine.data.values import regress
 from engine.spec import Experiment, JobSpec, Trails, build, shorthand
 
-PENALISED_STRENGTHS = (1e-4, 1e-1)
-
 
 @final
 @dataclass(frozen=True)
@@ -32,8 +30,6 @@ class Benchmark:
     loss : str
     method : str
         Of the product; its defaults where the problem allows them.
-    strengths : (float, float)
-        Weakest and strongest penalty of a grid.
     setup : str
         Which of the reference paper's experiments it is closest to.
     uploads : callable
@@ -47,7 +43,6 @@ class Benchmark:
     least_l1: float | None = None
     loss: str = "auto"
     method: str = "continuation"
-    strengths: tuple[float, float] = PENALISED_STRENGTHS
     setup: Setup = "mnist"
     uploads: Callable[[], Mapping[str, bytes]] = dict
 
@@ -84,11 +79,9 @@ def _wide_lasso() -> Mapping[str, bytes]:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "diabetes": Benchmark("linear:bias=false", "diabetes:validation=0", 0.5, 2.0, 0.02, strengths=(5e-4, 0.5)),
-    "lasso": Benchmark(
-        "linear:bias=false", "wide:validation=0,test=0", 0.5, 30.0, 0.3, strengths=(5e-4, 0.5), uploads=_wide_lasso
-    ),
-    "breast_cancer": Benchmark("linear", "breast_cancer", math.log(2), 20.0, 0.2, "logistic", strengths=(1e-4, 0.4)),
+    "diabetes": Benchmark("linear:bias=false", "diabetes:validation=0", 0.5, 2.0, 0.02),
+    "lasso": Benchmark("linear:bias=false", "wide:validation=0,test=0", 0.5, 30.0, 0.3, uploads=_wide_lasso),
+    "breast_cancer": Benchmark("linear", "breast_cancer", math.log(2), 20.0, 0.2, "logistic"),
     "iris": Benchmark(
         "mlp:4,4,activation=tanh,start=identity",
         "iris:split=paper,validation=0",

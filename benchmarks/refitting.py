@@ -5,7 +5,7 @@ from dataclasses import replace
 from benchmarks.measuring import Run, race
 from benchmarks.problems import Benchmark
 from benchmarks.rivals import Task
-from benchmarks.rivals.paretopath import Paretopath
+from benchmarks.rivals.traced import Traced
 from engine.front import Trail, Waypoint
 from engine.spec import shorthand
 
@@ -34,7 +34,7 @@ def refitted(benchmark: Benchmark, task: Task, run: Run, method: str = METHOD) -
     named = replace(part, params={"job": MADE_UP_JOB, **part.params})
     spec = replace(task.spec, method=named, points=NETWORKS)
     experiment = benchmark.experiment(spec, lambda _: trail)
-    return race(Paretopath(), replace(task, spec=spec, experiment=experiment))
+    return race(Traced(), replace(task, spec=spec, experiment=experiment))
 
 
 def _trail(run: Run) -> Trail:

@@ -16,6 +16,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from engine.errors import InvalidSpec, UnknownName
+from engine.lassonet import lassonet
 from engine.registry import extend
 
 Shape = tuple[int, ...]
@@ -247,6 +248,7 @@ NETWORKS: dict[str, Factory] = {
     "cifar_cnn": cifar_cnn,
     "resnet20": resnet20,
     "char_transformer": char_transformer,
+    "lassonet": lassonet,
 }
 extend(NETWORKS, "paretopath.networks")
 

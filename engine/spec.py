@@ -142,6 +142,7 @@ def check(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = N
     _check_fit(spec, module, dataset, n_outputs)
     _penalty(spec, module)
     _device(spec.device)
+    tracer.check(layout(module))
     _follow(tracer, trails, module)
     return {
         "input_shape": list(dataset.input_shape),
@@ -168,6 +169,7 @@ def build(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = N
     _check_fit(spec, module, dataset, n_outputs)
     penalty = _penalty(spec, module)
     tracer = _tracer(spec)
+    tracer.check(layout(module))
     _follow(tracer, trails, module)
     loss = NetworkLoss(module, dataset, criterion, _device(spec.device))
     cleanup = Cleanup(module, penalty)

@@ -2,10 +2,8 @@
 
 from benchmarks.rivals.amakor import Amakor
 from benchmarks.rivals.base import Network, Rival, Setup, Task
-from benchmarks.rivals.evolution import Evolution
-from benchmarks.rivals.grids import LambdaGrid
 from benchmarks.rivals.homotopy import LassoPath
-from benchmarks.rivals.pruning import GradualPruning, PruningRuns
+from benchmarks.rivals.traced import RUN_SPARSITIES, Pruned, Traced
 from benchmarks.rivals.weighted_sum import WeightedSum
 
 OURS, REFERENCE = "paretopath", "reference algorithm"
@@ -14,12 +12,12 @@ ONLY_IF_NAMED = frozenset({"NSGA-II, binary"})
 RIVALS: dict[str, Rival] = {
     REFERENCE: Amakor(),
     "weighted sum": WeightedSum(),
-    "lambda grid": LambdaGrid(),
-    "lambda grid, cold": LambdaGrid("cold"),
-    "NSGA-II": Evolution(),
-    "NSGA-II, binary": Evolution(binary=True),
-    "gradual pruning": GradualPruning(),
-    "pruning runs": PruningRuns(),
+    "lambda grid": Traced("weighted_sum"),
+    "lambda grid, cold": Traced("weighted_sum", start="cold"),
+    "NSGA-II": Traced("evolutionary", shrinks=False),
+    "NSGA-II, binary": Traced("evolutionary", shrinks=False, encoding="binary", generations=100),
+    "gradual pruning": Pruned(),
+    "pruning runs": Pruned(RUN_SPARSITIES),
     "lasso_path": LassoPath("lasso_path"),
     "lars_path": LassoPath("lars_path"),
 }
@@ -27,12 +25,12 @@ RIVALS: dict[str, Rival] = {
 SMOKE: dict[str, Rival] = {
     REFERENCE: Amakor(shorter=1e-2),
     "weighted sum": WeightedSum(shorter=0.05),
-    "lambda grid": LambdaGrid(steps=4, first=8),
-    "lambda grid, cold": LambdaGrid("cold", first=8),
-    "NSGA-II": Evolution(population=8, generations=3),
-    "NSGA-II, binary": Evolution(binary=True, population=8, generations=3),
-    "gradual pruning": GradualPruning(steps=4, most_passes=2),
-    "pruning runs": PruningRuns(steps=40, most_passes=2),
+    "lambda grid": Traced("weighted_sum", epochs=1, first_epochs=1),
+    "lambda grid, cold": Traced("weighted_sum", start="cold", epochs=1, first_epochs=1),
+    "NSGA-II": Traced("evolutionary", shrinks=False, population=8, generations=3),
+    "NSGA-II, binary": Traced("evolutionary", shrinks=False, encoding="binary", population=8, generations=3),
+    "gradual pruning": Pruned(epochs=1, dense_epochs=2),
+    "pruning runs": Pruned(RUN_SPARSITIES, epochs=2, dense_epochs=2),
     "lasso_path": LassoPath("lasso_path"),
     "lars_path": LassoPath("lars_path"),
 }

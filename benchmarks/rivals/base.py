@@ -34,8 +34,6 @@ class Task:
         Network, data, loss, seed, and the points the front is to have.
     experiment : Experiment
         Nobody else's: the effort of its loss is the rival's.
-    strengths : (float, float)
-        Weakest and strongest penalty of a grid.
     setup : str
         Which of the reference paper's experiments it is closest to.
     passes : float, optional
@@ -44,7 +42,6 @@ class Task:
 
     spec: JobSpec
     experiment: Experiment
-    strengths: tuple[float, float]
     setup: Setup
     passes: float | None = None
 

@@ -59,8 +59,8 @@ class Pace:
         You et al., "Large batch optimization for deep learning: training BERT in 76 minutes" (LAMB), ICLR 2020: rates
         in proportion to a layer's weights, so that rescaled layers take the same path.
         """
-        usual = _mean_size(theta)
-        sizes = [(span, _mean_size(theta[span]) or usual) for span in _spans(layout)]
+        usual = mean_size(theta)
+        sizes = [(span, mean_size(theta[span]) or usual) for span in _spans(layout)]
         return Rates([(span, min(self.rate, self.trust * size) if size else self.rate) for span, size in sizes])
 
     def share(self, begun: float, done: float) -> float:
@@ -244,6 +244,6 @@ def _spans(layout: Sequence[Block]) -> Iterator[slice]:
         yield slice(own[0].start, own[-1].stop)
 
 
-def _mean_size(theta: Tensor) -> float:
+def mean_size(theta: Tensor) -> float:
     """Mean magnitude of the weights that are not zero; 0 where all are."""
     return float(theta.abs().sum()) / max(int(theta.count_nonzero()), 1)

@@ -5,28 +5,25 @@ from collections.abc import Callable
 from engine.registry import extend
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
+from engine.tracers.evolutionary import evolutionary
+from engine.tracers.lassonet import lassonet
 from engine.tracers.methods import continuation, population, refit
 from engine.tracers.population import Plan, Population
+from engine.tracers.pruning import pruning
 from engine.tracers.refit import Refit
-from engine.tracers.relevance import Relevance, relevance
+from engine.tracers.relevance import relevance
+from engine.tracers.weighted_sum import weighted_sum
 
 TRACERS: dict[str, Callable[..., Tracer]] = {
     "continuation": continuation,
+    "evolutionary": evolutionary,
+    "lassonet": lassonet,
     "population": population,
+    "pruning": pruning,
     "refit": refit,
     "relevance": relevance,
+    "weighted_sum": weighted_sum,
 }
 extend(TRACERS, "paretopath.methods")
 
-__all__ = [
-    "TRACERS",
-    "Budget",
-    "Continuation",
-    "Plan",
-    "Population",
-    "Refit",
-    "Relevance",
-    "Rules",
-    "Tracer",
-    "relevance",
-]
+__all__ = ["TRACERS", "Budget", "Continuation", "Plan", "Population", "Refit", "Rules", "Tracer"]

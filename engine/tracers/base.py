@@ -65,6 +65,20 @@ class Tracer(ABC):
             If there is nothing in it to go on from.
         """
 
+    def check(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - most tracers take every network
+        """Refuse networks that this method cannot trace.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+            The network's parameter tensors.
+
+        Raises
+        ------
+        InvalidSpec
+            Naming what it can.
+        """
+
     @abstractmethod
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         """Yield waypoints in the order of their indices.

@@ -14,7 +14,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from engine.correctors.adaptive import Pace
+from engine.correctors.adaptive import mean_size
 from engine.correctors.base import batch_size, mini_batches
 from engine.errors import Diverged, InvalidSpec
 from engine.front import Waypoint
@@ -30,6 +30,7 @@ Share = Annotated[float, Gt(0), Le(1)]
 ANCHOR_STEPS, STEPS = 720, 80
 FIRST_SHARE = 0.3
 BATCH_SHARE, LARGEST_BATCH = 48, 256
+TRUST = 0.1
 LEAST_RATE = 0.1
 MOST_TYPICAL = 4096
 PREFIX = "validation_"
@@ -300,7 +301,7 @@ class _Run:
         self._typical = _evenly(remaining.nonzero().flatten(), MOST_TYPICAL)
         self._pulled = remaining & problem.penalty.penalised.to(remaining.device)
         self._adam = torch.optim.Adam([self._theta])
-        self._rate = Pace(training.rate).first(self._theta)
+        self._rate = min(training.rate, TRUST * mean_size(self._theta) or training.rate)
         self._passes = 0.0
 
     def go(self, seed: int, epochs: int | None, steps: int) -> None:

@@ -13,8 +13,7 @@ from benchmarks.measuring import race, violation
 from benchmarks.problems import BENCHMARKS
 from benchmarks.refitting import refitted
 from benchmarks.rivals import Network, Rival, Task
-from benchmarks.rivals.grids import LambdaGrid
-from benchmarks.rivals.paretopath import Paretopath
+from benchmarks.rivals.traced import Traced
 from engine.front import Front, ParetoPoint
 from tests.benchmarks.parts import SMALL, task
 
@@ -118,7 +117,7 @@ def test_every_network_is_measured_and_kept_cleaned() -> None:
 
 
 def test_under_a_limit_the_seconds_of_every_network_count() -> None:
-    seconds = [p.seconds for p in race(LambdaGrid(steps=4, first=8), task("diabetes", points=10), limit=100.0).front]
+    seconds = [p.seconds for p in race(Traced("weighted_sum"), task("diabetes", points=10), limit=100.0).front]
     assert sorted(set(seconds)) == seconds
 
 
@@ -132,7 +131,7 @@ def test_a_limit_leaves_other_timers_alone() -> None:
 
 def test_measuring_costs_nothing() -> None:
     done = task(SMALL)
-    run = race(Paretopath(), replace(done, passes=None))
+    run = race(Traced(), replace(done, passes=None))
     alone = task(SMALL)
     points = [waypoint.point for waypoint in alone.experiment.tracer.trace(alone.problem)]
     assert [p.loss for p in run.front] == pytest.approx([p.loss for p in points], rel=1e-6)
@@ -141,7 +140,7 @@ def test_measuring_costs_nothing() -> None:
 
 def test_refitting_keeps_the_zeros_and_lowers_the_loss() -> None:
     at = task(SMALL, points=6)
-    run = race(Paretopath(), at)
+    run = race(Traced(), at)
     refit = refitted(SMALL, at, run, "refit:dominated=true,epochs=2")
     assert refit is not None
     assert refit.cost.passes > 0
@@ -161,4 +160,3 @@ def test_declared_boxes_have_an_inside(name: str) -> None:
     assert benchmark.worst_loss is not None
     assert benchmark.worst_loss > 0
     assert 0 < (benchmark.least_l1 or 0) < (benchmark.worst_l1 or 0)
-    assert 0 < benchmark.strengths[0] < benchmark.strengths[1]

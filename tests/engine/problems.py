@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from engine.cleanup import Cleanup
 from engine.data import Dataset, load
+from engine.lassonet import lassonet
 from engine.losses import Block, CrossEntropy, LeastSquares, Logistic, NetworkLoss
 from engine.networks import char_transformer
 from engine.penalties import L1, GroupL2
@@ -73,6 +74,12 @@ def digits_network(hidden: int = 8, limit: int = 300) -> Problem:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
     return network_problem(module, load("digits", {"limit": limit}, {}))
+
+
+def lasso_network() -> Problem:
+    """A small network of LassoNet's kind on real digits."""
+    torch.manual_seed(0)
+    return network_problem(lassonet((8, 8), 10, hidden=(8,)), load("digits", {"limit": 300}, {}))
 
 
 def norm_network() -> Problem:

@@ -1,6 +1,7 @@
 """Tracers: known paths, the promises every tracer keeps, and a path resumed as if never stopped."""
 
 import math
+from collections.abc import Callable
 from itertools import islice, pairwise
 
 import numpy as np
@@ -16,8 +17,7 @@ from engine.penalties import L1
 from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
-from engine.tracers.methods import continuation, population
-from engine.tracers.relevance import relevance
+from engine.tracers.methods import continuation
 from tests.engine import problems
 
 QUICK = {"epochs": 2, "anchor_epochs": 10, "sweeps": 2}
@@ -34,12 +34,25 @@ SETTINGS = {
     "from the network": {**QUICK, "start": "network", "predictor": "gradient"},
     "population": {"epochs": 2, "rounds": 2, "starts": 2},
     "relevance": {"epochs": 2, "anchor_epochs": 10},
+    "weighted_sum": {"epochs": 2, "first_epochs": 6, "strongest": 0.3},
+    "weighted_sum, cold": {"first_epochs": 6, "start": "cold", "strongest": 0.05},
+    "pruning": {"epochs": 2, "dense_epochs": 5},
+    "pruning, rewound": {"epochs": 2, "dense_epochs": 5, "retraining": "weight_rewinding"},
+    "evolutionary": {"population": 24, "generations": 4},
+    "lassonet": {"epochs": 2, "first_epochs": 6},
 }
-FACTORIES = {"population": population, "relevance": relevance}
+WITHOUT_STRENGTH = {"relevance"}
 
 
 def tracer(name: str, points: int = 8, **more: object) -> Tracer:
-    return FACTORIES.get(name, continuation)(points, 0, Budget(), **{**SETTINGS[name], **more})
+    factory = TRACERS.get(name.partition(",")[0], continuation)
+    known = {p.name for p in parameters(factory)}
+    settings = {**SETTINGS[name], **{setting: value for setting, value in more.items() if setting in known}}
+    return factory(points, 0, Budget(), **settings)
+
+
+def problem_for(name: str, otherwise: Callable[[], Problem] = problems.digits_network) -> Problem:
+    return problems.lasso_network() if name == "lassonet" else otherwise()
 
 
 @pytest.fixture(params=SETTINGS)
@@ -57,13 +70,13 @@ def same(a: Waypoint, b: Waypoint) -> bool:
 class TestContract:
     def test_indices_count_up_and_parents_came_before(self, name: str) -> None:
         found = tracer(name)
-        points = [w.point for w in found.trace(problems.digits_network())]
+        points = [w.point for w in found.trace(problem_for(name))]
         assert [p.index for p in points] == list(range(len(points)))
         assert all(p.parent is None or p.parent < p.index for p in points)
         assert 2 <= len(points) <= 2 * found.expected
 
     def test_numbers_are_those_of_the_stored_weights(self, name: str) -> None:
-        problem = problems.norm_network()
+        problem = problem_for(name, problems.norm_network)
         for waypoint in islice(tracer(name, 5).trace(problem), 6):
             theta, point = torch.from_numpy(waypoint.theta), waypoint.point
             problem.loss.load_buffers({k: torch.from_numpy(v) for k, v in waypoint.buffers.items()})
@@ -71,32 +84,32 @@ class TestContract:
             assert point.loss == float(loss)
             assert point.penalty == float(problem.penalty.value(theta))
             assert point.n_nonzero == int((theta != 0).sum()) == sum(layer.n_nonzero for layer in point.layers)
-            assert (point.lam is None) == (point.residual is None) == (name == "relevance")
+            assert (point.lam is None) == (point.residual is None) == (name in WITHOUT_STRENGTH)
             assert point.lam is None or point.residual == problem.residual(theta, grad, point.lam)
             assert point.metrics["l1"] == float(theta.abs().sum())
 
     @pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 7, 11))])
     def test_resumed_is_as_if_never_stopped(self, name: str, stop: int) -> None:
-        whole = list(tracer(name).trace(problems.digits_network()))
+        whole = list(tracer(name).trace(problem_for(name)))
         assert len(whole) > 7
-        begun = list(islice(tracer(name).trace(problems.digits_network()), stop))
-        rest = list(tracer(name).trace(problems.digits_network(), begun))
+        begun = list(islice(tracer(name).trace(problem_for(name)), stop))
+        rest = list(tracer(name).trace(problem_for(name), begun))
         assert len(begun) + len(rest) == len(whole)
         assert all(same(a, b) for a, b in zip(whole, [*begun, *rest], strict=True))
 
     def test_says_why_it_ended(self, name: str) -> None:
         found = tracer(name, 4)
         assert found.ended == ""
-        list(found.trace(problems.digits_network()))
+        list(found.trace(problem_for(name)))
         assert "sparsity" in found.ended
 
     def test_effort_and_seconds_only_grow(self, name: str) -> None:
-        points = [w.point for w in tracer(name).trace(problems.digits_network())]
+        points = [w.point for w in tracer(name).trace(problem_for(name))]
         assert all(a.effort < b.effort and a.seconds < b.seconds for a, b in pairwise(points))
 
     @pytest.mark.slow
     def test_group_penalties_are_traced_too(self, name: str) -> None:
-        problem = problems.digits_network()
+        problem = problem_for(name)
         grouped = Problem(problem.loss, problems.GroupL2(problem.loss.layout))
         points = [w.point for w in tracer(name, 5, end=0.5).trace(grouped)]
         assert max(p.sparsity for p in points) >= 0.5
