@@ -5,6 +5,7 @@ from collections.abc import Callable
 from engine.registry import extend
 from engine.tracers.base import Budget, Tracer
 from engine.tracers.continuation import Continuation, Rules
+from engine.tracers.dropout import dropout
 from engine.tracers.evolutionary import evolutionary
 from engine.tracers.lassonet import lassonet
 from engine.tracers.methods import continuation, population, refit
@@ -16,6 +17,7 @@ from engine.tracers.weighted_sum import weighted_sum
 
 TRACERS: dict[str, Callable[..., Tracer]] = {
     "continuation": continuation,
+    "dropout": dropout,
     "evolutionary": evolutionary,
     "lassonet": lassonet,
     "population": population,

@@ -40,6 +40,8 @@ SETTINGS = {
     "pruning, rewound": {"epochs": 2, "dense_epochs": 5, "retraining": "weight_rewinding"},
     "evolutionary": {"population": 24, "generations": 4},
     "lassonet": {"epochs": 2, "first_epochs": 6},
+    "dropout": {"epochs": 2, "first_epochs": 10, "end": 0.999},
+    "dropout, variational": {"epochs": 2, "first_epochs": 10, "end": 0.999, "variant": "variational_local_additive"},
 }
 WITHOUT_STRENGTH = {"relevance"}
 
