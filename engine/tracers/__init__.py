@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from engine.registry import extend
 from engine.tracers.base import Budget, Tracer
+from engine.tracers.bregman import adabreg, dessilbi, linbreg
 from engine.tracers.continuation import Continuation, Rules
 from engine.tracers.dropout import dropout
 from engine.tracers.evolutionary import evolutionary
@@ -16,10 +17,13 @@ from engine.tracers.relevance import relevance
 from engine.tracers.weighted_sum import weighted_sum
 
 TRACERS: dict[str, Callable[..., Tracer]] = {
+    "adabreg": adabreg,
     "continuation": continuation,
+    "dessilbi": dessilbi,
     "dropout": dropout,
     "evolutionary": evolutionary,
     "lassonet": lassonet,
+    "linbreg": linbreg,
     "population": population,
     "pruning": pruning,
     "refit": refit,

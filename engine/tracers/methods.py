@@ -33,7 +33,7 @@ Count = Annotated[int, Ge(1)]
 LARGE_BATCH_STEPS, TRAINING_STEPS = 54, 240
 REFINING_TRUST = 0.05
 TRAINING, ANCHORING = Pace(trust=0.1), Pace(trust=0.3, window=100, pressure=10)
-REFIT_STEPS, REFIT_RATE = 120, 1e-2
+REFIT_STEPS, REFIT_RATE, REWIND_STEPS = 120, 1e-2, 960
 POPULATION_STEPS = 400
 EXACT_PASSES = 1000
 EXACT: dict[str, type[ActiveSetNewton | ProximalGradient]] = {
@@ -174,6 +174,7 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     tolerance: Annotated[float, Gt(0)] = 1e-6,
     dominated: bool = False,
     prune: bool = True,
+    rewind: bool = False,
     cleanup: bool = True,
 ) -> Tracer:
     """Train as many weights as another job's networks have, without the penalty: their own or a denser network's.
@@ -181,10 +182,10 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     Parameters
     ----------
     job : int
-        Number of the job whose networks are refitted; network and data must be its own.
+        Number of the job whose networks are refitted; network and data must be its own, but for `rewind`.
     epochs : int
         Passes over the training data per descent, of which there are one or two per network; by default as many as
-        make up 120 mini-batch steps, more where there are fewer than 1,000 samples.
+        make up 120 mini-batch steps, with `rewind` 960, more where there are fewer than 1,000 samples.
     corrector : str
         Steps in Adam's metric, or exact steps on all data, Newton's or proximal gradient steps.
     rate : float
@@ -198,15 +199,18 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     prune : bool
         Whether the largest weights of a denser network, no more of them, compete with a network's own: what trains to
         the lower loss is kept. Otherwise the zeros stay zero.
+    rewind : bool
+        Whether a network's support is trained from the weights that the network was made with (winning tickets): the
+        seed must be the job's, the data may be others of the same shape. Nothing is pruned.
     cleanup : bool
         Whether refitted networks are rid of what adds to the penalty and changes no answer.
     """
     if points < 2:
         raise InvalidSpec(f"{points} points make no path; ask for 2 or more")
 
-    steps = _Steps(REFIT_STEPS, batch, rate or REFIT_RATE, "exact", tolerance)
+    steps = _Steps(REWIND_STEPS if rewind else REFIT_STEPS, batch, rate or REFIT_RATE, "exact", tolerance)
     trained = _corrector(corrector, "strength", epochs, steps)
-    return Refit(Selection(job, points, dominated, prune), trained, seed, budget, cleanup)
+    return Refit(Selection(job, points, dominated, prune, rewind), trained, seed, budget, cleanup)
 
 
 def population(  # noqa: PLR0913 - every argument is a setting of the user's

@@ -41,12 +41,15 @@ class Selection:
         Also those that another beats in both nonzero weights and training loss.
     prune : bool
         Whether the largest weights of a denser network compete with the network's own.
+    rewind : bool
+        Whether the weights the network was made with are trained on the support instead, and nothing competes.
     """
 
     job: int
     limit: int
     dominated: bool = False
     prune: bool = True
+    rewind: bool = False
 
     def of(self, points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
         """The chosen points, from sparse to dense."""
@@ -81,6 +84,9 @@ class Refit(Tracer):
     metric ``source`` is the index of the network they stand for, ``pruned_from`` that of the network whose weights
     they began with, which is the same where the zeros were kept.
 
+    With `Selection.rewind` it trains winning tickets: the network's support from the weights that the network was made
+    with. Support and start need not be of the same data.
+
     Parameters
     ----------
     selection : Selection
@@ -97,6 +103,9 @@ class Refit(Tracer):
     Belloni, Chernozhukov, "Least squares after model selection in high-dimensional sparse models", Bernoulli 19, 2013.
     Han, Pool, Tran, Dally, "Learning both weights and connections for efficient neural networks", NeurIPS 2015
     (training under a penalty, pruning by magnitude, training on).
+    Frankle, Carbin, "The lottery ticket hypothesis", ICLR 2019 (rewinding).
+    Fu et al., "DessiLBI: exploring structural sparsity of deep networks via differential inclusion paths", ICML 2020
+    (tickets from early supports).
     """
 
     def __init__(
@@ -142,6 +151,9 @@ class Refit(Tracer):
 
     def _candidates(self, problem: Problem, chosen: ParetoPoint) -> Iterator[_Candidate]:
         own, draw = state(problem, self._source[chosen.index]), self._draw(chosen.index)
+        if self._selection.rewind:
+            yield self._ticket(problem, own, chosen.index, draw)
+            return
         yield _Candidate(own, chosen.index, _known(problem, own))
         yield self._refitted(problem, own, chosen.index, draw)
         denser = self._selection.denser(self._points, chosen)
@@ -151,8 +163,16 @@ class Refit(Tracer):
             if int(theta.count_nonzero()) <= chosen.n_nonzero:
                 yield self._refitted(problem, replace(start, theta=theta), denser.index, draw)
 
+    def _ticket(self, problem: Problem, own: State, index: int, draw: int) -> _Candidate:
+        support = Support(own.theta != 0)
+        start = replace(own, theta=support.prox(problem.loss.initial(), 1.0))
+        return self._trained(problem, support, start, index, draw)
+
     def _refitted(self, problem: Problem, start: State, pruned_from: int, draw: int) -> _Candidate:
-        on_support = replace(problem, penalty=Support(start.theta != 0))
+        return self._trained(problem, Support(start.theta != 0), start, pruned_from, draw)
+
+    def _trained(self, problem: Problem, support: "Support", start: State, pruned_from: int, draw: int) -> _Candidate:
+        on_support = replace(problem, penalty=support)
         refitted = self._corrector.correct(on_support, replace(start, step=None), draw).state
         at = problem.cleaned(refitted)
         return _Candidate(at, pruned_from, _known(problem, at))

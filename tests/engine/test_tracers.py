@@ -42,8 +42,10 @@ SETTINGS = {
     "lassonet": {"epochs": 2, "first_epochs": 6},
     "dropout": {"epochs": 2, "first_epochs": 10, "end": 0.999},
     "dropout, variational": {"epochs": 2, "first_epochs": 10, "end": 0.999, "variant": "variational_local_additive"},
+    "dessilbi": {"epochs": 40, "strength": 0.3, "dense": 0.3},
+    "linbreg": {"epochs": 40, "strength": 0.1, "rate": 0.1, "density": 0.01, "dense": 0.3},
 }
-WITHOUT_STRENGTH = {"relevance"}
+WITHOUT_STRENGTH = {"dessilbi", "linbreg", "relevance"}
 
 
 def tracer(name: str, points: int = 8, **more: object) -> Tracer:
