@@ -64,7 +64,8 @@ class Problem:
     def multiplier(self, theta: Tensor, grad: Tensor) -> float:
         """The strength for which `theta` is closest to stationary on its support, at least 0.
 
-        The least-squares solution of ``grad + lam * subgradient = 0``; for l1 the mean of ``-grad_i sign(theta_i)``.
+        The least-squares solution of ``grad + lam * subgradient = 0``; for l1 the mean of ``-grad_i sign(theta_i)``,
+        and 0 where the penalty is flat.
 
         References
         ----------
@@ -72,7 +73,9 @@ class Problem:
         """
         slope = self.penalty.subgradient(theta)
         square = float(slope @ slope)
-        return max(0.0, -float(slope @ grad) / square) if square > 0 else self._holding_at_zero(theta, grad)
+        if square > 0:
+            return max(0.0, -float(slope @ grad) / square)
+        return 0.0 if bool(self.penalty.value(theta) > 0) else self._holding_at_zero(theta, grad)
 
     def residual(self, theta: Tensor, grad: Tensor, lam: float) -> float:
         """The certificate ``||theta - prox(theta - grad, lam)||_2``; 0 exactly where `theta` is Pareto critical."""

@@ -14,7 +14,7 @@ Step = float | Tensor
 
 
 class Penalty(ABC):
-    """A convex penalty of the flat weight vector.
+    """A penalty of the flat weight vector, 0 at zero; convex unless the class says otherwise.
 
     Attributes
     ----------
@@ -80,7 +80,8 @@ class Penalty(ABC):
         Parameters
         ----------
         near : Tensor, 0-d, optional
-            A multiplier nearby: the penalty may then miss `radius` by an error of second order in the distance to it.
+            A multiplier nearby: the penalty may then miss `radius` by a thousandth, or by an error of second order in
+            the distance to it.
         """
         projection, multiplier = self.project(theta, radius, metric)
         theta.copy_(projection)

@@ -1,188 +1,110 @@
-"""Sums over groups of weights: whole neurons, filters or input channels become zero together."""
+"""Sums of a charge for each group of weights: what projects any of them on a level set."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, final
+import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
-from engine.errors import InvalidSpec
-from engine.losses import Block
-from engine.penalties.base import Penalty, Step, selection, smallest
+from engine.penalties.base import Penalty, Step, smallest
+from engine.penalties.groups import Partition
 
-Groups = Literal["neuron", "filter", "input"]
+SEARCH_STEPS, HALVINGS = 100, 40
+NEAR = 1e-3
+GROWTH = 10.0
+UNTRIED = -1.0
 
-NEWTON_STEPS = 14
-FALSE_POSITION_STEPS = 40
 
-
-@final
-class GroupL2(Penalty):
-    """Sum over groups of sqrt(size) times the l2 norm (group lasso): whole units become zero.
+class GroupPenalty(Penalty):
+    """A sum of what each group of weights is charged.
 
     Parameters
     ----------
-    blocks : sequence of Block
-    groups : str
-        What becomes zero together: "neuron" or "filter" (a unit's incoming weights, and its bias where penalised),
-        or "input" (an input channel: a column of a weight matrix).
-    parameters : str
-        Which parameters are penalised: "weights" (no biases, no norm layers), "all", or comma-separated name patterns.
-
-    References
-    ----------
-    Yuan, Lin, "Model selection and estimation in regression with grouped variables", JRSS B 68, 2006.
-    Deleu, Bengio, "Structured sparsity inducing adaptive optimizers for deep learning", arXiv 2102.03869, 2021.
+    groups : Partition
     """
 
-    def __init__(self, blocks: Sequence[Block], *, groups: Groups = "neuron", parameters: str = "weights") -> None:
-        mask = selection(blocks, parameters)
-        self._group = _group_ids(blocks, mask, groups)
-        self.penalised = self._group >= 0
-        if not bool(self.penalised.any()):
-            raise InvalidSpec(f"no weight matrix among parameters {parameters!r} to group by {groups!r}")
-        sizes = torch.bincount(self._group[self.penalised])
-        self._root_size = sizes.to(torch.float64).sqrt()
-        self._group = torch.where(self.penalised, self._group, len(sizes))
+    def __init__(self, groups: Partition) -> None:
+        self._groups, self.penalised = groups, groups.member
+
+    @abstractmethod
+    def charges(self, theta: Tensor) -> Tensor:
+        """What each group adds to the penalty at `theta`, shape (n_params,); shape (n_groups,)."""
+
+    @abstractmethod
+    def fall(self, moved: Tensor, multiplier: float, step: Tensor) -> Tensor:
+        """How fast the penalty of ``moved = prox(theta, multiplier * step)`` falls as the multiplier grows, 0-d.
+
+        Parameters
+        ----------
+        moved, step : Tensor, shape (n_params,)
+        """
 
     def value(self, theta: Tensor) -> Tensor:
-        return (self._norms(theta) * self._sqrt_size(theta)).sum()
-
-    def prox(self, theta: Tensor, step: Step) -> Tensor:
-        inverse = torch.as_tensor(step, dtype=theta.dtype, device=theta.device)
-        if inverse.ndim == 0:
-            return theta * self._spread(self._shrinkage(theta, inverse))
-        return self._weighted_prox(theta, inverse)
-
-    def subgradient(self, theta: Tensor) -> Tensor:
-        norms = self._norms(theta)
-        slope = torch.where(norms > 0, self._sqrt_size(theta) / norms.clamp_min(1e-30), 0.0)
-        return theta * self._spread(slope, rest=0.0)
-
-    def curvature(self, theta: Tensor, direction: Tensor) -> Tensor | None:
-        norms = self._norms(theta)
-        slope = torch.where(norms > 0, self._sqrt_size(theta) / norms.clamp_min(1e-30), 0.0)
-        along = self._sums(theta * direction) / norms.square().clamp_min(1e-30)
-        return (direction - theta * self._spread(along, rest=0.0)) * self._spread(slope, rest=0.0)
+        return self.charges(theta).sum()
 
     def project(self, theta: Tensor, radius: float, metric: Step = 1.0) -> tuple[Tensor, Tensor]:
-        multiplier = self._crossing(theta, radius, metric)
-        inside = multiplier == 0
-        moved = self.prox(theta, multiplier.clamp_min(1e-30) * torch.as_tensor(metric, device=theta.device))
-        return torch.where(inside, theta, moved), multiplier
+        step = torch.as_tensor(metric, dtype=theta.dtype, device=theta.device).expand_as(theta)
+        return self._search(theta, radius, step, 0.0, _rounding(theta))
+
+    def project_(self, theta: Tensor, radius: float, metric: Tensor, near: Tensor | None = None) -> Tensor:
+        start, tolerance = (0.0, _rounding(theta)) if near is None else (float(near), NEAR)
+        moved, multiplier = self._search(theta, radius, metric, start, tolerance)
+        theta.copy_(moved)
+        return multiplier
 
     def trim(self, theta: Tensor, share: float) -> Tensor:
-        dropped = smallest(self._sqrt_size(theta) * self._norms(theta), share)
-        return torch.where(self._spread(dropped.to(theta), rest=0.0) > 0, 0.0, theta)
+        """See `Penalty.trim`; in each layer by itself, since charges of different layers do not compare."""
+        layers = torch.split(self.charges(theta), self._groups.layers)
+        dropped = torch.cat([smallest(charges, share) for charges in layers])
+        return theta.masked_fill(self._groups.spread(dropped, False), 0.0)
 
-    def _crossing(self, theta: Tensor, radius: float, metric: Step) -> Tensor:
-        """The least multiplier that brings the penalty to `radius`: false position in a bracket found by doubling.
+    def _search(self, theta: Tensor, radius: float, step: Tensor, at: float, tolerance: float) -> tuple[Tensor, Tensor]:
+        """The least multiplier whose prox has the penalty `radius`, and that prox: Newton's method in a bracket.
 
-        References
+        The penalty of the prox falls as the multiplier grows. That of a convex penalty is convex here or nearly so,
+        and Newton's iteration converges from any start. Where the penalty jumps past `radius`, halving finds the jump.
+
+        Parameters
         ----------
-        Dowell, Jarratt, "A modified regula falsi method", BIT 11, 1971 (the Illinois rule).
+        at : float
+            The multiplier to try first.
+        tolerance : float
+            How close to come, as a share of `radius`, or at a jump as a share of the multiplier.
         """
-        scale = torch.as_tensor(metric, dtype=theta.dtype, device=theta.device)
+        low, high = UNTRIED, math.inf
+        for _ in range(SEARCH_STEPS):
+            moved = self._moved(theta, at, step)
+            excess = float(self.value(moved)) - radius
+            low, high = (at, high) if excess > 0 else (low, at)
+            if abs(excess) <= tolerance * radius or (excess <= 0 and at == 0) or math.isnan(excess):
+                break
+            if low >= 0 and high - low <= tolerance * high < math.inf:
+                moved = self._across(self._moved(theta, low, step), self._moved(theta, high, step), radius)
+                break
+            ahead = max(0.0, at + excess / max(float(self.fall(moved, at, step)), 1e-300))
+            at = _inside(ahead, low, high, float(theta.abs().max() / step.max()))
+        return moved, torch.full_like(theta[0], at)
 
-        def excess(multiplier: Tensor) -> float:
-            return float(self.value(self.prox(theta, multiplier * scale))) - radius
+    def _moved(self, theta: Tensor, multiplier: float, step: Tensor) -> Tensor:
+        return self.prox(theta, multiplier * step) if multiplier > 0 else theta.clone()
 
-        low = torch.zeros((), dtype=theta.dtype, device=theta.device)
-        if (above := float(self.value(theta)) - radius) <= 0:
-            return low
-        high = theta.abs().max() / scale.max()
-        while (below := excess(high)) > 0:
-            low, above, high = high, below, 2 * high
-        return _false_position(excess, (low, above), (high, below), 4 * torch.finfo(theta.dtype).eps * radius)
-
-    def _shrinkage(self, theta: Tensor, step: Tensor) -> Tensor:
-        norms = self._norms(theta)
-        return (1 - step * self._sqrt_size(theta) / norms.clamp_min(1e-30)).clamp_min(0.0)
-
-    def _weighted_prox(self, theta: Tensor, inverse: Tensor) -> Tensor:
-        """Safeguarded Newton on each group's norm, all groups at once (Deleu, Bengio 2021, proposition 1)."""
-        x, metric = theta.double(), 1 / inverse.double()
-        level = self._root_size.to(x.device)
-        root = self._root(x, metric, level)
-        ratio = metric * self._spread(root)
-        scale = ratio / (ratio + self._spread(level, rest=0.0)).clamp_min(1e-300)
-        return torch.where(self._member(theta), theta * scale.to(theta.dtype), theta)
-
-    def _root(self, x: Tensor, metric: Tensor, level: Tensor) -> Tensor:
-        """Norm of each group after the prox, 0 where the group vanishes."""
-        pull = self._norms(metric * x)
-        largest = torch.zeros_like(level).scatter_reduce(0, self._ids(x), metric[self._member(x)], "amax")
-        alive = pull > level
-        root = torch.where(alive, (pull - level) / largest, 1.0)
-        for _ in range(NEWTON_STEPS):
-            width = self._spread(root) + self._spread(level) / metric
-            excess = self._sums((x / width).square()) - 1
-            slope = self._sums(x.square() / width**3)
-            root = torch.where(alive, root + (excess / (2 * slope.clamp_min(1e-300))).clamp_min(0.0), root)
-        return torch.where(alive, root, 0.0)
-
-    def _norms(self, values: Tensor) -> Tensor:
-        return self._sums(values.square()).sqrt()
-
-    def _sums(self, values: Tensor) -> Tensor:
-        total = torch.zeros(len(self._root_size) + 1, dtype=values.dtype, device=values.device)
-        return total.index_add(0, self._on(values), values)[:-1]
-
-    def _spread(self, per_group: Tensor, rest: float = 1.0) -> Tensor:
-        """Each weight's group's value; `rest` where the weight is in none."""
-        padded = torch.cat([per_group, per_group.new_full((1,), rest)])
-        return padded[self._on(per_group)]
-
-    def _sqrt_size(self, like: Tensor) -> Tensor:
-        return self._root_size.to(device=like.device, dtype=like.dtype)
-
-    def _member(self, like: Tensor) -> Tensor:
-        return self.penalised.to(like.device)
-
-    def _ids(self, like: Tensor) -> Tensor:
-        return self._on(like)[self._member(like)]
-
-    def _on(self, like: Tensor) -> Tensor:
-        self._group = self._group.to(like.device)
-        return self._group
+    def _across(self, denser: Tensor, sparser: Tensor, radius: float) -> Tensor:
+        """The weights with the penalty `radius` on the way between the two sides of a jump."""
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            share = (low + high) / 2
+            above = bool(self.value(denser.lerp(sparser, share)) > radius)
+            low, high = (share, high) if above else (low, share)
+        return denser.lerp(sparser, high)
 
 
-def _group_ids(blocks: Sequence[Block], mask: Tensor, groups: Groups) -> Tensor:
-    """Group number of each weight, -1 for weights in none."""
-    ids = torch.full((blocks[-1].stop,), -1)
-    count = 0
-    for block in blocks:
-        if len(block.shape) >= 2 and bool(mask[block.start]):
-            dim = 1 if groups == "input" else 0
-            numbers = torch.arange(block.shape[dim]) + count
-            shape = [1] * len(block.shape)
-            shape[dim] = -1
-            ids[block.start : block.stop] = numbers.view(shape).expand(block.shape).reshape(-1)
-            _join_bias(ids, blocks, mask, block, numbers if dim == 0 else None)
-            count += block.shape[dim]
-    return ids
+def _inside(ahead: float, low: float, high: float, scale: float) -> float:
+    """The multiplier `ahead` where it is between what was tried and not far beyond; otherwise one halfway or larger."""
+    furthest = GROWTH * max(low, scale)
+    if high < math.inf:
+        return ahead if low < ahead < high else (max(low, 0.0) + high) / 2
+    return ahead if low < ahead < furthest else furthest
 
 
-def _join_bias(ids: Tensor, blocks: Sequence[Block], mask: Tensor, block: Block, numbers: Tensor | None) -> None:
-    bias = block.name.removesuffix("weight") + "bias"
-    for other in blocks:
-        if numbers is not None and other.name == bias and bool(mask[other.start]):
-            ids[other.start : other.stop] = numbers
-
-
-def _false_position(
-    excess: Callable[[Tensor], float], left: tuple[Tensor, float], right: tuple[Tensor, float], tolerance: float
-) -> Tensor:
-    """Where the decreasing `excess` crosses zero, from the side where it is not positive."""
-    (low, above), (high, below) = left, right
-    kept = high
-    for _ in range(FALSE_POSITION_STEPS):
-        if above - below <= tolerance or -tolerance <= below:
-            break
-        middle = high - (high - low) * (below / (below - above))
-        value = excess(middle)
-        if value > 0:
-            low, above, below = middle, value, below / 2
-        else:
-            high, below, above, kept = middle, value, above / 2, middle
-    return kept
+def _rounding(theta: Tensor) -> float:
+    return 4 * torch.finfo(theta.dtype).eps

@@ -12,7 +12,7 @@ from engine.data import Dataset, load
 from engine.lassonet import lassonet
 from engine.losses import Block, CrossEntropy, LeastSquares, Logistic, NetworkLoss
 from engine.networks import char_transformer
-from engine.penalties import L1, GroupL2
+from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, SparseGroup
 from engine.problem import Problem
 
 MATRIX = (Block("dense.weight", (4, 3), 0), Block("dense.bias", (4,), 12, "bias"))
@@ -123,6 +123,12 @@ PENALTIES = {
     "group neuron": GroupL2(MATRIX),
     "group neuron with bias": GroupL2(MATRIX, parameters="all"),
     "group input": GroupL2(MATRIX, groups="input"),
+    "linf neuron": GroupLinf(MATRIX),
+    "linf input": GroupLinf(MATRIX, groups="input"),
+    "mcp neuron with bias": GroupMCP(MATRIX, parameters="all", plateau=4.0),
+    "mcp input": GroupMCP(MATRIX, groups="input", plateau=9.0),
+    "sparse group neuron": SparseGroup(MATRIX),
+    "sparse group input": SparseGroup(MATRIX, groups="input", share=0.2),
 }
 
 

@@ -1,14 +1,22 @@
 """Every penalty's operators against their definitions, closed forms and published numbers."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import InvalidSpec
-from engine.losses import Block
-from engine.penalties import L1, GroupL2, Penalty
+from engine.losses import Block, LeastSquares, layout
+from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, Penalty, SparseGroup
 from engine.penalties.base import selection
+from engine.penalties.group import GroupPenalty
+from engine.penalties.groups import Grouping, Partition
+from engine.problem import Problem
 from engine.stretches import STRETCH
 from tests.engine import problems
 from tests.engine.problems import MATRIX, vector
@@ -40,12 +48,6 @@ class TestContract:
 
         rival = minimize(value, found.numpy() + 1e-3, method="Powell", options={"maxiter": 4000, "xtol": 1e-9})
         assert objective(penalty, found, x, step) <= rival.fun + 1e-8
-
-    def test_prox_does_not_expand(self, penalty: Penalty, step: Tensor) -> None:
-        x, y = vector(1), vector(2)
-        before = ((x - y).square() / step).sum()
-        after = ((penalty.prox(x, step) - penalty.prox(y, step)).square() / step).sum()
-        assert after <= before + 1e-12
 
     def test_large_steps_make_exact_zeros_and_leave_the_unpenalised_alone(self, penalty: Penalty) -> None:
         x = vector(3)
@@ -91,6 +93,117 @@ class TestContract:
         assert penalty.project(x, 1.0)[0].dtype == torch.float32
 
 
+CONVEX = [name for name, penalty in problems.PENALTIES.items() if not isinstance(penalty, GroupMCP)]
+GROUPED = [name for name, penalty in problems.PENALTIES.items() if isinstance(penalty, GroupPenalty)]
+
+weights = st.lists(st.floats(-3, 3, width=32), min_size=16, max_size=16).map(lambda x: torch.tensor(x).double())
+steps = st.lists(st.floats(-2, 1, width=32), min_size=16, max_size=16).map(lambda x: 10 ** torch.tensor(x).double())
+
+
+class TestLaws:
+    """What follows from the definition of the prox, for any weights and any diagonal metric."""
+
+    @pytest.mark.parametrize("name", CONVEX)
+    @settings(max_examples=12, deadline=None)
+    @given(x=weights, step=steps, other=weights)
+    def test_the_move_of_the_prox_is_a_subgradient_there(
+        self, name: str, x: Tensor, step: Tensor, other: Tensor
+    ) -> None:
+        penalty = problems.PENALTIES[name]
+        z = penalty.prox(x, step)
+        supported = penalty.value(z) + ((x - z) / step) @ (other - z)
+        assert float(penalty.value(other)) >= float(supported) - 1e-8 * (1 + abs(float(supported)))
+
+    @pytest.mark.parametrize("name", CONVEX)
+    @settings(max_examples=12, deadline=None)
+    @given(x=weights, step=steps, y=weights)
+    def test_the_prox_of_a_convex_penalty_does_not_expand(self, name: str, x: Tensor, step: Tensor, y: Tensor) -> None:
+        penalty = problems.PENALTIES[name]
+        after = (penalty.prox(x, step) - penalty.prox(y, step)).square() / step
+        assert float(after.sum()) <= float(((x - y).square() / step).sum()) * (1 + 1e-9) + 1e-12
+
+    @pytest.mark.parametrize("name", problems.PENALTIES)
+    @settings(max_examples=12, deadline=None)
+    @given(x=weights, step=steps, factor=st.floats(1, 10))
+    def test_longer_steps_leave_less_of_the_penalty(self, name: str, x: Tensor, step: Tensor, factor: float) -> None:
+        penalty = problems.PENALTIES[name]
+        values = [float(penalty.value(penalty.prox(x, length * step))) for length in (1, factor)]
+        assert values[1] <= values[0] * (1 + 1e-9)
+
+    @pytest.mark.parametrize("name", GROUPED)
+    @settings(max_examples=12, deadline=None)
+    @given(x=weights, step=steps, share=st.floats(0.05, 1.2))
+    def test_the_projection_is_the_prox_with_the_least_multiplier(
+        self, name: str, x: Tensor, step: Tensor, share
+    ) -> None:
+        penalty = problems.PENALTIES[name]
+        radius = share * float(penalty.value(x))
+        found, multiplier = penalty.project(x, radius, step)
+        met = min(radius, float(penalty.value(x)))
+        assert float(penalty.value(found)) == pytest.approx(met, rel=1e-9)
+        if multiplier > 0:
+            here, before = (penalty.prox(x, factor * multiplier * step) for factor in (1 + 1e-9, 0.9999))
+            assert float(penalty.value(here)) <= radius * (1 + 1e-6) <= float(penalty.value(before)) * (1 + 2e-6)
+            jumps = float(penalty.value(here)) < radius * (1 - 1e-6)
+            assert jumps or torch.allclose(found, here, rtol=1e-6, atol=1e-6)
+            assert not (jumps and name in CONVEX)
+
+    @settings(max_examples=30, deadline=None)
+    @given(
+        x=st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)),
+        logs=st.tuples(st.floats(-3, 2), st.floats(-3, 2)),
+        plateau=st.floats(0.2, 3),
+    )
+    def test_no_point_of_a_fine_grid_is_better_than_the_prox_of_mcp(self, x, logs, plateau: float) -> None:
+        start, step = np.array(x), 10.0 ** np.array(logs)
+        penalty = GroupMCP((Block("w", (1, 2), 0),), plateau=plateau)
+        found = penalty.prox(torch.tensor(start), torch.tensor(step)).numpy()
+        grid = np.stack(np.meshgrid(*(np.linspace(0, end, 151) for end in x)), axis=-1)
+
+        def cost(z):
+            norm = np.minimum(np.linalg.norm(z, axis=-1), plateau)
+            charge = math.sqrt(2) * (norm - norm**2 / (2 * plateau))
+            return ((z - start) ** 2 / (2 * step)).sum(axis=-1) + charge
+
+        assert cost(found) <= cost(grid).min() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_fall_is_how_the_penalty_after_the_prox_changes(name: str) -> None:
+    penalty, x, step, at = problems.PENALTIES[name], vector(1), STEPS["vector"], 0.05
+    ahead, behind = (penalty.value(penalty.prox(x, t * step)) for t in (at + 1e-6, at - 1e-6))
+    found = penalty.fall(penalty.prox(x, at * step), at, step)
+    assert float(found) == pytest.approx(float(behind - ahead) / 2e-6, rel=1e-6)
+    assert found > 0
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("distance", [0.5, 1.5])
+def test_a_multiplier_nearby_leads_to_within_a_thousandth(name: str, distance: float) -> None:
+    penalty, x, step = problems.PENALTIES[name], vector(5), STEPS["vector"]
+    radius = 0.7 * float(penalty.value(x))
+    near = distance * penalty.project(x, radius, step)[1]
+    penalty.project_(x, radius, step.clone(), near)
+    assert float(penalty.value(x)) == pytest.approx(radius, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_projections_of_weights_that_are_no_numbers_come_to_an_end(name: str) -> None:
+    found, _ = problems.PENALTIES[name].project(torch.full((16,), math.nan), 1.0)
+    assert found.isnan().any()
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_adams_metric_in_float32_keeps_what_is_held(name: str) -> None:
+    penalty, x = problems.PENALTIES[name], vector(1).float()
+    metric = torch.logspace(-2, 8, 16)[torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    radius = 0.3 * float(penalty.value(x))
+    found, multiplier = penalty.project(x, radius, metric)
+    assert bool(found.isfinite().all())
+    assert multiplier > 0
+    assert float(penalty.value(found)) <= radius * (1 + 1e-6)
+
+
 def single(size: int) -> GroupL2:
     """One group of `size` weights; its penalty is ``sqrt(size)`` times the norm."""
     return GroupL2((Block("w", (1, size), 0),))
@@ -124,10 +237,69 @@ def test_group_prox_holds_over_six_decades_of_metric() -> None:
     assert float(residual.abs().max()) < 1e-12
 
 
-def test_groups_of_one_are_soft_thresholded() -> None:
+@pytest.mark.parametrize("make", [GroupL2, GroupLinf, SparseGroup])
+def test_groups_of_one_are_soft_thresholded(make: type[GroupPenalty]) -> None:
     blocks = (Block("w", (4, 1), 0),)
     x, step = vector(1, 4), vector(2, 4).abs()
-    torch.testing.assert_close(GroupL2(blocks).prox(x, step), L1(blocks).prox(x, step))
+    torch.testing.assert_close(make(blocks).prox(x, step), L1(blocks).prox(x, step))
+
+
+def test_mcp_prox_golden_numbers() -> None:
+    x, metric = torch.tensor([0.6, -0.3]).double(), torch.tensor([1.0, 2.0]).double()
+    found = GroupMCP((Block("w", (1, 2), 0),), plateau=2.0).prox(x, 0.1 / 2**0.5 / metric)
+    expected = torch.tensor([0.53845705, -0.28378254]).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+
+
+def test_mcp_without_curvature_is_the_group_lasso() -> None:
+    x, step = vector(1), STEPS["vector"]
+    torch.testing.assert_close(GroupMCP(MATRIX, plateau=1e12).prox(x, step), GroupL2(MATRIX).prox(x, step))
+
+
+@pytest.mark.parametrize("length", [0.1, 0.6, 1.5])
+def test_mcp_thresholds_firmly_the_same_in_both_kinds_of_metric(length: float) -> None:
+    penalty, x = GroupMCP(MATRIX, plateau=1.5), vector(1)
+    found = penalty.prox(x, length)
+    torch.testing.assert_close(found, penalty.prox(x, torch.full_like(x, length)))
+    norm, kept = x[:12].view(4, 3).norm(dim=1), found[:12].view(4, 3).norm(dim=1)
+    assert torch.equal(kept[norm >= 1.5] == norm[norm >= 1.5], norm[norm >= 1.5].square() > length * 3**0.5 * 1.5)
+    assert bool((kept[norm < 1.5] < norm[norm < 1.5]).all())
+
+
+def test_the_projection_of_mcp_shrinks_the_smaller_of_two_units_beyond_the_plateau() -> None:
+    penalty = GroupMCP((Block("w", (2, 1), 0),), plateau=1.0)
+    found, multiplier = penalty.project(torch.tensor([3.0, 2.0]).double(), 0.75)
+    assert found.tolist() == pytest.approx([3.0, 1 - 0.5**0.5])
+    assert float(multiplier) == pytest.approx(4.0, rel=1e-9)
+
+
+def test_where_mcp_is_flat_there_is_no_strength() -> None:
+    loss = LeastSquares(torch.eye(2).double(), torch.ones(2).double())
+    penalty = GroupMCP((Block("w", (2, 1), 0),), plateau=0.5)
+    theta = torch.tensor([3.0, 2.0]).double()
+    assert Problem(loss, penalty).multiplier(theta, loss.value_and_grad(theta)[1]) == 0.0
+
+
+def test_linf_prox_golden_numbers() -> None:
+    x, metric = torch.tensor([3.0, -1.0, 2.0]).double(), torch.tensor([1.0, 2.0, 0.5]).double()
+    found = GroupLinf((Block("w", (1, 3), 0),)).prox(x, 0.5 / metric)
+    torch.testing.assert_close(found, torch.tensor([5 / 3, -1.0, 5 / 3]).double())
+
+
+def test_linf_prox_is_what_the_projection_on_the_l1_ball_takes_off() -> None:
+    blocks, x = (Block("w", (1, 7), 0),), vector(1, 7)
+    taken, _ = L1(blocks).project(x, 7 * 0.2)
+    torch.testing.assert_close(GroupLinf(blocks).prox(x, 0.2), x - taken)
+
+
+def test_sparse_group_prox_satisfies_its_optimality_conditions() -> None:
+    x, step = vector(1, 6), 10 ** torch.linspace(-2, 0.3, 6).double()
+    z = SparseGroup((Block("w", (1, 6), 0),), share=0.3).prox(x, step)
+    alive, slope = z != 0, (x - z) / step
+    smooth = 0.7 * 6**0.5 * z / z.norm()
+    torch.testing.assert_close(slope[alive], (smooth + 0.3 * z.sign())[alive])
+    assert bool((slope[~alive].abs() <= 0.3).all())
+    assert 0 < int(alive.sum()) < 6
 
 
 def test_a_neurons_bias_joins_its_group_when_penalised() -> None:
@@ -140,6 +312,84 @@ def test_input_groups_are_columns() -> None:
     found = GroupL2(MATRIX, groups="input").prox(vector(3), 0.8)[:12].view(4, 3) != 0
     assert torch.equal(found.any(dim=0), found.all(dim=0))
     assert not found.all()
+
+
+class Attention(nn.Module):
+    """Two heads of three features each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_heads = 2
+        self.query, self.key, self.value, self.output = (nn.Linear(6, 6) for _ in range(4))
+
+
+def network() -> nn.ModuleDict:
+    parts = {"first": nn.Conv2d(3, 4, 2), "attention": Attention(), "last": nn.Linear(6, 5)}
+    return nn.ModuleDict(parts)
+
+
+def zeros(groups: Grouping, number: int) -> dict[str, Tensor]:
+    """The weights of the network by name, ones but where the group of that number is zero."""
+    blocks = layout(network())
+    partition = Partition(blocks, "all", groups)
+    per_group = torch.ones(len(partition))
+    per_group[number] = 0
+    flat = partition.spread(per_group, 1.0)
+    return {b.name: flat[b.start : b.stop].view(b.shape) for b in blocks if not flat[b.start : b.stop].all()}
+
+
+def test_a_filter_is_its_incoming_weights_and_its_bias() -> None:
+    found = zeros("filter", 1)
+    assert set(found) == {"first.weight", "first.bias"}
+    assert found["first.weight"].sum(dim=(1, 2, 3)).tolist() == [12, 0, 12, 12]
+    assert found["first.bias"].tolist() == [1, 0, 1, 1]
+
+
+def test_the_answers_of_a_network_are_no_units() -> None:
+    found = zeros("neuron", -1)
+    assert set(found) == {"last.weight"}
+    assert found["last.weight"].sum(dim=0).tolist() == [5, 5, 5, 5, 5, 0]
+
+
+def test_an_input_channel_is_what_reads_it() -> None:
+    found = zeros("input", 2)
+    assert set(found) == {"first.weight"}
+    assert found["first.weight"].sum(dim=(0, 2, 3)).tolist() == [16, 16, 0]
+
+
+def test_features_are_the_inputs_of_the_first_layer_alone() -> None:
+    first, later = zeros("feature", 0), zeros("feature", 3)
+    assert first["first.weight"].sum(dim=(0, 2, 3)).tolist() == [0, 16, 16]
+    assert later["attention.query.weight"].sum(dim=1).tolist() == [0, 6, 6, 6, 6, 6]
+
+
+def test_a_head_is_its_rows_of_three_projections_and_its_columns_of_the_fourth() -> None:
+    found = zeros("head", 5)
+    rows, columns = [6, 6, 6, 0, 0, 0], [6, 6, 6, 0, 0, 0]
+    assert set(found) == {f"attention.{p}.{kind}" for p in ("query", "key", "value") for kind in ("weight", "bias")} | {
+        "attention.output.weight"
+    }
+    assert all(found[f"attention.{p}.weight"].sum(dim=1).tolist() == rows for p in ("query", "key", "value"))
+    assert found["attention.output.weight"].sum(dim=0).tolist() == columns
+
+
+def test_layout_finds_the_heads() -> None:
+    heads = {block.name: block.heads for block in layout(network())}
+    assert {name for name, count in heads.items() if count == 2} == {
+        f"attention.{p}.weight" for p in ("query", "key", "value", "output")
+    }
+
+
+@pytest.mark.parametrize("make", [GroupL2, GroupLinf, GroupMCP, SparseGroup])
+def test_every_weight_of_a_matrix_is_in_a_group(make: type[GroupPenalty]) -> None:
+    blocks = layout(network())
+    for groups in ("neuron", "filter", "input", "feature", "head"):
+        assert torch.equal(make(blocks, groups=groups).penalised, selection(blocks, "weights"))
+
+
+def test_heads_need_attention() -> None:
+    with pytest.raises(InvalidSpec, match="no attention head"):
+        GroupL2(MATRIX, groups="head")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +427,14 @@ def test_trimming_takes_whole_parts_and_no_more_than_its_share(name: str, share:
     assert (1 - share) * before - 1e-12 <= after <= before
     assert bool(((trimmed == theta) | ((trimmed == 0) & penalty.penalised)).all())
     assert share < 1 or after == pytest.approx(0, abs=1e-12)
+
+
+def test_trimming_keeps_all_units_of_a_layer_that_are_as_large_as_each_other() -> None:
+    blocks = (Block("first", (4, 100), 0), Block("second", (10, 4), 400))
+    theta = torch.cat([torch.ones(400), torch.full((40,), 0.01)]).double()
+    assert torch.equal(GroupL2(blocks).trim(theta, 0.1), theta)
+    theta[:100] = 1e-3
+    assert torch.equal(GroupL2(blocks).trim(theta, 0.1) == 0, theta == 1e-3)
 
 
 def test_trimming_takes_the_smallest_weights() -> None:
