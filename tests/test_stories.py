@@ -93,7 +93,7 @@ def test_one_command_covers_the_whole_range_evenly(document: dict[str, Any], dat
     assert max(p.sparsity for p in found) >= 0.99
     assert gaps.max() <= 3 * np.median(gaps)
     chosen = max(found, key=lambda p: p.metrics["validation_accuracy"])
-    assert chosen.metrics["test_accuracy"] >= dense_accuracy(data) - 0.01
+    assert chosen.metrics["test_accuracy"] >= dense_accuracy(data) - 0.02
 
 
 def test_the_papers_iris_network_is_traced_from_its_sparse_start_in_both_directions() -> None:

@@ -143,7 +143,7 @@ def test_from_the_form_to_a_file(watched: Watched, tmp_path: Path) -> None:
     page = watched.open("/jobs/new")
     assert fits(page)
     page.get_by_label("Network", exact=True).select_option("mlp")
-    page.get_by_label("Hidden").fill("6")
+    page.get_by_role("textbox", name="Hidden").fill("6")
     page.get_by_label("Data", exact=True).select_option("iris")
     page.get_by_label("Points").fill("10")
     page.get_by_role("button", name="Trace", exact=True).click()
@@ -227,7 +227,7 @@ def test_a_finished_job_is_refitted_by_a_button(watched: Watched, traced: str) -
 
 def test_what_cannot_work_is_said_beside_the_form(context: BrowserContext, service: str) -> None:
     page = Watched(context.new_page(), service).open("/jobs/new")
-    page.get_by_label("Hidden").fill("many")
+    page.get_by_role("textbox", name="Hidden").fill("many")
     page.get_by_role("button", name="Trace", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("many")
     assert page.url.endswith("/jobs/new")

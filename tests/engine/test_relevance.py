@@ -141,9 +141,10 @@ def test_groups_are_pruned_whole() -> None:
     problem = problems.digits_network()
     grouped = Problem(problem.loss, GroupL2(problem.loss.layout))
     last = path(grouped, end=0.8)[-1].point
-    matrices = [layer for layer in last.layers if "weight" in layer.name]
+    *hidden, output = [layer for layer in last.layers if "weight" in layer.name]
     assert last.sparsity >= 0.8
-    assert all(layer.n_nonzero == layer.units_alive * layer.shape[1] for layer in matrices)
+    assert all(layer.n_nonzero == layer.units_alive * layer.shape[1] for layer in hidden)
+    assert output.n_nonzero % output.shape[0] == 0
 
 
 def test_the_pull_lowers_the_weights_and_none_is_plain_training() -> None:
