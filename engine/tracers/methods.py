@@ -54,14 +54,21 @@ class Effort:
         For each network that is explored.
     refining : int
         For guesses that are good already, where they are corrected at all.
+    trim : float
+        Share of the penalty that is taken from the smallest weights of every network: what noise keeps from zero.
     """
 
     anchor: int
     steps: int
     refining: int
+    trim: float
 
 
-QUALITIES = {"draft": Effort(480, 80, 80), "balanced": Effort(720, 160, 160), "thorough": Effort(3600, 480, 96)}
+QUALITIES = {
+    "draft": Effort(480, 80, 80, 0.05),
+    "balanced": Effort(720, 160, 160, 0.05),
+    "thorough": Effort(3600, 480, 96, 0.02),
+}
 
 
 def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -137,7 +144,16 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     parts = _parts(corrector, held, (epochs, anchor_epochs), QUALITIES[quality], how)
     return Continuation(
         replace(parts, predictor=lookup("predictor", PREDICTORS, predictor)()) if predictor else parts,
-        Rules(points, sweeps, end, floor, start, strength, corrector == "adaptive" and quality != "thorough", cleanup),
+        Rules(
+            points,
+            sweeps,
+            end,
+            floor,
+            start,
+            strength,
+            corrector == "adaptive" and quality != "thorough",
+            cleanup,
+        ),
         seed,
         budget,
         "nothing" if corrector == "multiobjective" else held,
@@ -150,14 +166,15 @@ def _parts(kind: Kind, held: Choice, epochs: tuple[int | None, int | None], effo
         exact = _corrector(kind, held, epochs[0], how)
         first = _corrector(kind, "strength", epochs[1], how)
         return Parts(Shrinkage(), exact, exact, first, first)
-    trainer = AdaptiveProximal("strength", None, how.batch, TRAINING, steps=TRAINING_STEPS)
-    anchor = AdaptiveProximal("strength", epochs[1], how.batch, ANCHORING, steps=effort.anchor)
+    trim = effort.trim
+    trainer = AdaptiveProximal("strength", None, how.batch, TRAINING, trim, TRAINING_STEPS)
+    anchor = AdaptiveProximal("strength", epochs[1], how.batch, ANCHORING, trim, effort.anchor)
     if kind != "adaptive":
         corrector = _corrector(kind, held, epochs[0], how)
         return Parts(Shrinkage(), corrector, corrector, trainer, anchor)
     pace = replace(USUAL, rate=how.rate or USUAL.rate)
-    corrector = AdaptiveProximal(held, epochs[0], how.batch, pace, steps=effort.steps)
-    refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=REFINING_TRUST), steps=effort.refining)
+    corrector = AdaptiveProximal(held, epochs[0], how.batch, pace, trim, effort.steps)
+    refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=REFINING_TRUST), trim, effort.refining)
     return Parts(WarmStart(), corrector, refiner, trainer, anchor)
 
 
