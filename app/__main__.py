@@ -220,17 +220,17 @@ def export(
 @app.command()
 def compare(
     job: Annotated[list[int], typer.Argument(help="Numbers of the jobs.", metavar="JOB…")],
-    objectives: Objectives = "penalty,loss",
+    objectives: Objectives = "l1,loss",
     as_json: AsJson = False,
     server: Server = None,
     database_url: Database = None,
 ) -> None:
-    """Compare fronts on one scale."""
+    """Compare fronts of several methods, seeds or networks on one scale."""
     from app import terminal
 
     with _backend(server, database_url) as backend:
         document = backend.compare(job, objectives.split(","))
-    terminal.print_json(document) if as_json else terminal.out().print(terminal.compare_table(document))
+    terminal.print_comparison(document, as_json)
 
 
 @app.command()

@@ -111,28 +111,11 @@ def hypervolume_document(front: Front, objectives: Sequence[str] = OBJECTIVES) -
     return dict(plain({"objectives": objectives, "reference": worst, "value": value}))
 
 
-def compare_document(jobs: Sequence[Job], fronts: Mapping[int, Front], objectives: Sequence[str]) -> Document:
-    """Several fronts on one scale: the hypervolume of each below the worst values of all."""
-    for front in fronts.values():
-        check_objectives(front, objectives)
-    best = {job.id: fronts[job.id].non_dominated(objectives) for job in jobs}
-    everything = Front(tuple(p for front in best.values() for p in front))
-    values = everything.values(objectives)
-    reference = values.max(axis=0).tolist() if len(values) else None
-    entries = [_compared(job, best[job.id], reference, objectives) for job in jobs]
-    return {"objectives": list(objectives), "reference": worst_values(everything, objectives), "fronts": entries}
-
-
 def worst_values(front: Front, objectives: Sequence[str]) -> list[float] | None:
     """The worst value of every objective, in its own unit; None for an empty front."""
     if not len(front):
         return None
     return [max(front, key=partial(minimised, name=name)).value(name) for name in objectives]
-
-
-def _compared(job: Job, best: Front, reference: list[float] | None, objectives: Sequence[str]) -> Document:
-    points = [point_document(p) for p in best]
-    return {"job": job_document(job), "points": points, "hypervolume": best.hypervolume(reference, objectives)}
 
 
 def event_document(event: Event) -> Document:

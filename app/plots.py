@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from app.comparing import Compared, Group
 from app.wording import duration, label, number, percent, show
-from engine.front import OBJECTIVES, Front, ParetoPoint
+from engine.comparison import Attainment
+from engine.front import OBJECTIVES, Array, Front, ParetoPoint, is_maximised
 
 CONFIG: dict[str, Any] = {
     "displaylogo": False,
@@ -102,6 +104,18 @@ def front_figure(front: Front, view: View | None = None) -> go.Figure:
     return go.Figure(traces, _front_layout(front, shown, view, showlegend=len(traces) > 2))
 
 
+def compare_figure(compared: Compared, log_x: bool = True, theme: Theme | None = None) -> go.Figure:
+    """The fronts of several jobs in the objectives in which they are compared, one colour for each group of seeds.
+
+    Where a group has enough seeds, a band reaches from the best to the worst that its runs attain, about their median.
+    A marker's ``customdata`` is the address of its network.
+    """
+    theme = theme or THEMES["light"]
+    frame = _frame(compared, log_x)
+    traces = [trace for i, group in enumerate(compared.groups) for trace in _group(compared, group, i, frame, theme)]
+    return go.Figure(traces, _compare_layout(compared, log_x, theme))
+
+
 def layers_figure(point: ParetoPoint, theme: str = "light") -> go.Figure:
     """Share of nonzero weights, and of units alive, in each parameter tensor of one network."""
     colours = THEMES[theme]
@@ -173,6 +187,116 @@ def _sweep_marker(sweep: int, view: View) -> dict[str, Any]:
 def _dominated(points: Sequence[ParetoPoint], view: View) -> list[go.Scatter]:
     marker = {"color": THEMES[view.theme].muted, "symbol": "circle-open", "size": 6, "opacity": 0.75}
     return [_markers(points, view, "dominated", marker)] if points else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where surfaces end that have no end: the least x that can be drawn, the largest x, and the worst y."""
+
+    x: str
+    y: str
+    log_x: bool
+    least: float
+    most: float
+    worst: float
+
+
+def _frame(compared: Compared, log_x: bool) -> _Frame:
+    x, y = compared.objectives
+    values = [(p.value(x), p.value(y)) for front in compared.fronts for p in front]
+    drawn = [value for value, _ in values if _on_axis(value, log_x)] or [1.0]
+    heights = [value for _, value in values] or [0.0]
+    return _Frame(x, y, log_x, min(drawn), max(drawn), min(heights) if is_maximised(y) else max(heights))
+
+
+def _group(compared: Compared, group: Group, place: int, frame: _Frame, theme: Theme) -> list[go.Scatter]:
+    colour = theme.series[place % len(theme.series)]
+    marker = {
+        "color": colour,
+        "symbol": SYMBOLS[place % len(SYMBOLS)],
+        "size": 8,
+        "line": {"width": 1, "color": theme.card},
+    }
+    surfaces = compared.surfaces(group)
+    lines = [_median(surfaces, colour, frame)] if surfaces else [_path(front, colour, frame) for front in group.fronts]
+    band = [_band(surfaces, colour, frame)] if surfaces else []
+    small = {**marker, "size": 5, "opacity": 0.7} if surfaces else marker
+    return [*band, *lines, _networks(group, small, frame)]
+
+
+def _path(front: Front, colour: str, frame: _Frame) -> go.Scatter:
+    points = sorted(_visible(front, frame), key=lambda p: p.value(frame.x))
+    corners = [(p.value(frame.x), p.value(frame.y)) for p in points]
+    return _silent(corners, {"mode": "lines", "line": {"color": colour, "width": 1.25}})
+
+
+def _median(surfaces: Attainment, colour: str, frame: _Frame) -> go.Scatter:
+    return _silent(_staircase(surfaces.median, frame), {"mode": "lines", "line": {"color": colour, "width": 2}})
+
+
+def _band(surfaces: Attainment, colour: str, frame: _Frame) -> go.Scatter:
+    outline = _staircase(surfaces.best, frame) + _staircase(surfaces.worst, frame)[::-1]
+    style = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": _faint(colour)}
+    return _silent(outline, style)
+
+
+def _staircase(corners: Array, frame: _Frame) -> list[tuple[float, float]]:
+    """The surface through `corners`, from the worst value at the left end of the frame to its right end."""
+    steps = [(frame.least, frame.worst)]
+    for x, y in corners.tolist():
+        reached = max(x, frame.least)
+        steps += [(reached, steps[-1][1]), (reached, y)]
+    return [*steps, (frame.most, steps[-1][1])]
+
+
+def _silent(corners: Sequence[tuple[float, float]], style: dict[str, Any]) -> go.Scatter:
+    x, y = ([corner[i] for corner in corners] for i in (0, 1))
+    return go.Scatter(x=x, y=y, hoverinfo="skip", showlegend=False, **style)
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
+
+
+def _visible(front: Front, frame: _Frame) -> list[ParetoPoint]:
+    return [p for p in front if _on_axis(p.value(frame.x), frame.log_x)]
+
+
+def _networks(group: Group, marker: dict[str, Any], frame: _Frame) -> go.Scatter:
+    """The group's networks; without any, nothing under the group's name, so that the legend still has it."""
+    found = [(job, p) for job, front in zip(group.jobs, group.fronts, strict=True) for p in _visible(front, frame)]
+    corners = [(p.value(frame.x), p.value(frame.y)) for _, p in found] or [(math.nan, math.nan)]
+    return go.Scatter(
+        x=[x for x, _ in corners],
+        y=[y for _, y in corners],
+        customdata=[f"/jobs/{job.id}#point={p.index}" for job, p in found],
+        hovertext=[f"<b>job {job.id}</b> · seed {job.spec.get('seed')}<br>{_hover(p)}" for job, p in found],
+        hovertemplate="%{hovertext}<extra></extra>",
+        mode="markers",
+        marker=marker,
+        name=group.label,
+        uid=group.label,
+    )
+
+
+def _compare_layout(compared: Compared, log_x: bool, theme: Theme) -> go.Layout:
+    everything = Front(tuple(p for front in compared.fronts for p in front))
+    x, y = compared.objectives
+    base = _base(theme)
+    return go.Layout(
+        **{
+            **base,
+            "legend": {**base["legend"], "itemsizing": "constant", "itemclick": False, "itemdoubleclick": False},
+        },
+        xaxis=_axis(x, log_x, _note(everything, x, log_x), theme),
+        yaxis=_axis(y, False, _note(everything, y, False), theme),
+        uirevision=f"{x} {y} {log_x}",
+        showlegend=True,
+        hovermode="closest",
+        clickmode="event",
+        annotations=[] if len(everything) else [_nothing(everything, theme)],
+    )
 
 
 def _markers(points: Sequence[ParetoPoint], view: View, name: str, marker: dict[str, Any]) -> go.Scatter:

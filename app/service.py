@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from app.backend import Download
 from app.choosing import Choice, choose
+from app.comparing import COMPARED, Compared, compare_document, compared
 from app.documents import (
     Document,
-    compare_document,
     event_document,
     front_document,
     job_document,
     point_document,
     upload_document,
 )
+from app.lineages import lineage
 from app.settings import Settings
 from engine.errors import InvalidSpec
 from engine.front import OBJECTIVES
@@ -97,10 +98,19 @@ class Service:
         """The point that `choice` picks."""
         return point_document(choose(self.store.front(job_id), choice, objectives))
 
-    def compare(self, job_ids: Sequence[int], objectives: Sequence[str] = OBJECTIVES) -> Document:
+    def compare(self, job_ids: Sequence[int], objectives: Sequence[str] = COMPARED) -> Document:
         """Several fronts on one scale."""
-        jobs = [self.store.job(job_id) for job_id in dict.fromkeys(job_ids)]
-        return compare_document(jobs, self.store.fronts([job.id for job in jobs]), objectives)
+        return compare_document(self.compared(job_ids, objectives))
+
+    def compared(self, job_ids: Sequence[int], objectives: Sequence[str] = COMPARED) -> Compared:
+        """Several fronts, checked that they are on one scale.
+
+        Raises
+        ------
+        NotFound, InvalidSpec
+        """
+        found = [lineage(self.store, self.store.job(job_id)) for job_id in dict.fromkeys(job_ids)]
+        return compared(found, self.store.fronts(dict.fromkeys(job_ids)), objectives)
 
     def export(self, job_id: int, index: int, form: str) -> Download:
         """One network as a file, checked against the network before it is handed out.

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.documents import Document
-from app.wording import duration, label, part, show
+from app.wording import MERITS, duration, label, part, scale, show
 
 OUT_WIDTH = 140
 MEASURED = ("validation_accuracy", "test_accuracy", "validation_loss", "test_loss")
@@ -50,6 +50,16 @@ def print_front(document: Document, as_json: bool) -> None:
         say(summary(document))
 
 
+def print_comparison(document: Document, as_json: bool) -> None:
+    """A comparison, or its tables and a sentence."""
+    if as_json:
+        print_json(document)
+        return
+    out().print(compare_table(document))
+    out().print(coverage_table(document))
+    say(scale(document))
+
+
 def watch(points: Iterable[Mapping[str, Any]], total: int | None) -> None:
     """Show points as they come: a bar on a terminal, lines elsewhere."""
     console = err()
@@ -88,18 +98,23 @@ def jobs_table(jobs: Sequence[Document]) -> Table:
 
 
 def compare_table(document: Document) -> Table:
-    """One row for each front of a comparison."""
-    table = _table("job", "name", "network", "points", "hypervolume")
+    """Figures of merit and cost, one row for each front of a comparison."""
+    table = _table("job", "name", "group", "seed", "points", *map(label, MERITS), "epochs", "work")
     for entry in document["fronts"]:
-        job = entry["job"]
-        row = (
-            job["id"],
-            job["name"],
-            part(job["spec"]["network"]),
-            len(entry["points"]),
-            f"{entry['hypervolume']:.6g}",
-        )
-        table.add_row(*map(str, row))
+        job, cost = entry["job"], entry["cost"]
+        group = document["groups"][entry["group"]]["label"]
+        figures = (show(name, entry[name]) for name in MERITS)
+        row = (job["id"], job["name"], group, job["spec"].get("seed"), len(entry["points"]), *figures)
+        table.add_row(*map(str, row), show("effort", cost["effort"]), duration(cost["seconds"]))
+    return table
+
+
+def coverage_table(document: Document) -> Table:
+    """How much of each front, in columns, every front, in rows, equals or beats."""
+    ids = [str(entry["job"]["id"]) for entry in document["fronts"]]
+    table = _table("covers", *ids)
+    for job_id, row in zip(ids, document["coverage"], strict=True):
+        table.add_row(job_id, *(show("coverage", share) for share in row))
     return table
 
 
@@ -128,5 +143,5 @@ def _line(point: Mapping[str, Any]) -> str:
 def _table(*headers: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for header in headers:
-        table.add_column(header, justify="left" if header in ("name", "state", "network", "data") else "right")
+        table.add_column(header, justify="left" if header in ("name", "state", "network", "data", "group") else "right")
     return table

@@ -13,6 +13,8 @@ LABELS = {
     "l1": "l1 norm of the weights",
     "n_nonzero": "nonzero weights",
     "sparsity": "sparsity",
+    "multiply_adds": "multiply-adds per sample",
+    "bytes": "bytes of a sparse file",
     "loss": "training loss",
     "validation_loss": "validation loss",
     "test_loss": "test loss",
@@ -31,6 +33,10 @@ LABELS = {
     "penalty_saved": "penalty saved by the clean-up",
     "source": "refitted from point",
     "pruned_from": "pruned from point",
+    "leading": "leading",
+    "share": "hypervolume",
+    "epsilon": "epsilon",
+    "igd_plus": "IGD+",
 }
 SHORT = {
     "n_nonzero": "nonzero",
@@ -45,6 +51,9 @@ GROUPS = {
     "Quality": ("loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy"),
     "Path": ("lam", "residual", "effort", "seconds", "index"),
 }
+MERITS = ("leading", "share", "epsilon", "igd_plus")
+SHARES = frozenset({"sparsity", "share", "coverage"})
+WHOLE = frozenset({"n_nonzero", "n_params", "index", "sweep", "multiply_adds", "bytes", "leading"})
 TIGHT, FAIR = 0.01, 1.0
 
 
@@ -81,9 +90,9 @@ def show(name: str, value: float | None) -> str:
     """`value` of the quantity `name` in a few characters; a dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
-    if name == "sparsity" or name.endswith("accuracy"):
+    if name in SHARES or name.endswith("accuracy"):
         return percent(value)
-    return f"{value:,.0f}" if name in {"n_nonzero", "n_params", "index", "sweep"} else number(value)
+    return f"{value:,.0f}" if name in WHOLE else number(value)
 
 
 def number(value: float) -> str:
@@ -125,6 +134,16 @@ def ago(then: datetime, now: datetime) -> str:
             count = int(seconds // size)
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "just now"
+
+
+def scale(comparison: Mapping[str, Any]) -> str:
+    """The scale of a comparison document in one sentence."""
+    names, reference = comparison["objectives"], comparison["reference"]
+    if reference is None:
+        return "None of these jobs has a point yet."
+    ends = zip(names, comparison["ideal"], reference, strict=True)
+    said = " and ".join(f"{label(name)} from {show(name, best)} to {show(name, worst)}" for name, best, worst in ends)
+    return f"Best to worst of all fronts: {said}."
 
 
 def part(value: Mapping[str, Any] | str) -> str:

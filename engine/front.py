@@ -166,10 +166,15 @@ class Trail(Sequence[Waypoint]):
         return self._load(self.points[place].index)
 
 
+def is_maximised(name: str) -> bool:
+    """Whether more of the number called `name` is better: accuracies and sparsity."""
+    return name in MAXIMISED or name.endswith("accuracy")
+
+
 def minimised(point: ParetoPoint, name: str) -> float:
-    """`point.value(name)`, negated where more is better (accuracy, sparsity)."""
+    """`point.value(name)`, negated where more is better."""
     value = point.value(name)
-    return -value if name in MAXIMISED or name.endswith("accuracy") else value
+    return -value if is_maximised(name) else value
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
 from engine.front import Trail, Waypoint
 from engine.losses import LOSSES, Criterion, NetworkLoss, layout
+from engine.multiply_adds import uses
 from engine.networks import NETWORKS, resolve
 from engine.penalties import PENALTIES
 from engine.problem import Problem
@@ -209,6 +210,26 @@ def rebuild(spec: JobSpec, facts: Mapping[str, Any], waypoint: Waypoint) -> nn.M
     return module.eval()
 
 
+def weight_uses(spec: JobSpec, facts: Mapping[str, Any]) -> dict[str, float]:
+    """How often a sample multiplies each weight of a job's networks (`engine.multiply_adds.uses`); computes nothing.
+
+    Parameters
+    ----------
+    facts : mapping
+        What `check` said of the job.
+
+    Raises
+    ------
+    InvalidSpec
+        If the network's code does not run without values.
+    """
+    module = _outline(spec, tuple(facts["input_shape"]), int(facts["n_outputs"]))
+    try:
+        return uses(module.eval(), example(facts).to("meta"))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InvalidSpec(f"the multiply-adds of network {spec.network.name!r} cannot be counted: {error}") from error
+
+
 def _tracer(spec: JobSpec) -> Tracer:
     if not FEWEST_POINTS <= spec.points <= MOST_POINTS:
         raise InvalidSpec(f"points {spec.points} is outside {FEWEST_POINTS} to {MOST_POINTS:,}")
@@ -236,17 +257,25 @@ def _criterion(spec: JobSpec, dataset: Dataset) -> tuple[str, Criterion]:
 
 
 def _network(spec: JobSpec, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
-    factory = resolve(spec.network.name)
-    given = _settings("network", factory, spec.network)
-    with torch.device("meta"):
-        n_params = sum(p.numel() for p in factory(input_shape, n_outputs, **given).parameters())
+    n_params = sum(p.numel() for p in _outline(spec, input_shape, n_outputs).parameters())
     if n_params > MOST_WEIGHTS:
         raise InvalidSpec(
             f"network {spec.network.name!r} has {n_params:,} weights; at most {MOST_WEIGHTS:,} are traced"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return factory(input_shape, n_outputs, **given)
+        return _made(spec, input_shape, n_outputs)
+
+
+def _outline(spec: JobSpec, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return _made(spec, input_shape, n_outputs)
+
+
+def _made(spec: JobSpec, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    factory = resolve(spec.network.name)
+    return factory(input_shape, n_outputs, **_settings("network", factory, spec.network))
 
 
 def _penalty(spec: JobSpec, module: nn.Module) -> Any:

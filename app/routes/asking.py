@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
 
+from app.comparing import COMPARED
 from app.executors import Executor
 from app.schemas import LARGEST_INTEGER
 from app.service import Service
@@ -36,9 +37,21 @@ def executor_of(request: Request) -> Executor | None:
     return executor
 
 
-def names(objectives: Annotated[str, Query(max_length=200, description="Two names, with a comma.")] = "") -> list[str]:
+Names = Annotated[str, Query(max_length=200, description="Two names, with a comma.")]
+
+
+def names(objectives: Names = "") -> list[str]:
     """The objectives asked for."""
-    return [name.strip() for name in objectives.split(",")] if objectives else list(OBJECTIVES)
+    return _split(objectives) or list(OBJECTIVES)
+
+
+def compared_names(objectives: Names = "") -> list[str]:
+    """The objectives in which fronts of several jobs are compared."""
+    return _split(objectives) or list(COMPARED)
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 AStore = Annotated[Store, Depends(store_of)]
@@ -46,5 +59,6 @@ AService = Annotated[Service, Depends(service_of)]
 TheSettings = Annotated[Settings, Depends(settings_of)]
 AnExecutor = Annotated[Executor | None, Depends(executor_of)]
 Objectives = Annotated[list[str], Depends(names)]
+ComparedObjectives = Annotated[list[str], Depends(compared_names)]
 JobId = Annotated[int, Path(ge=0, le=LARGEST_INTEGER)]
 Index = Annotated[int, Path(ge=0, le=LARGEST_INTEGER)]

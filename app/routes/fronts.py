@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from app.choosing import Choice
 from app.documents import Document, Orient, as_csv, as_parquet, chosen_points, front_document, point_document
-from app.routes.asking import AService, AStore, Index, JobId, Objectives
+from app.routes.asking import AService, AStore, ComparedObjectives, Index, JobId, Objectives
 from app.schemas import LARGEST_INTEGER
 from engine.errors import InvalidSpec
 
@@ -59,9 +59,9 @@ def export(job_id: JobId, index: Index, form: str, service: AService) -> Respons
 
 @router.get("/compare")
 def compare(
-    jobs: Annotated[str, Query(max_length=2000, examples=["1,2,3"])], objectives: Objectives, service: AService
+    jobs: Annotated[str, Query(max_length=2000, examples=["1,2,3"])], objectives: ComparedObjectives, service: AService
 ) -> Document:
-    """Non-dominated points of several jobs, and their hypervolumes below one common reference."""
+    """Fronts of several jobs on one scale: figures of merit, what seeds attain, and what it took."""
     return service.compare(job_ids(jobs), objectives)
 
 

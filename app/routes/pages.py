@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,14 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
 from app import wording
+from app.comparing import COMPARED, axes, compare_document
 from app.documents import progress
 from app.forms import Field, fields, stands_alone, typed
-from app.plots import CONFIG, THEMES, View, front_figure, layers_figure, sparkline
+from app.plots import CONFIG, THEMES, View, compare_figure, front_figure, layers_figure, sparkline
+from app.routes.fronts import job_ids
 from app.schemas import JobIn, described, settings_model
+from app.service import Service
+from engine.errors import EngineError
 from engine.front import Front, ParetoPoint
 from storage.errors import NotFound
 from storage.records import Job, JobState, Upload
@@ -37,6 +42,37 @@ PARTS = {"network": "networks", "data": "datasets", "penalty": "penalties", "met
 _HERE = Path(__file__).parents[1]
 _templates = Jinja2Templates(_HERE / "templates")
 _static = StaticFiles(directory=_HERE / "static")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which jobs to compare, and in which objectives.
+
+    Parameters
+    ----------
+    jobs : list of str
+        Numbers of jobs, any of them with commas between.
+    objectives : str
+        Two names with a comma; empty for the usual ones.
+    """
+
+    jobs: Annotated[list[str], Query(default_factory=list, max_length=200)]
+    objectives: Annotated[str, Query(max_length=200)] = ",".join(COMPARED)
+
+    @property
+    def ids(self) -> list[int]:
+        """The numbers of the jobs."""
+        return job_ids(self.text)
+
+    @property
+    def text(self) -> str:
+        """The numbers with commas between."""
+        return ",".join(self.jobs)
+
+    @property
+    def names(self) -> list[str]:
+        """The objectives."""
+        return [name.strip() for name in self.objectives.split(",")]
 
 
 @router.get("/")
@@ -58,6 +94,29 @@ def new(request: Request, like: Annotated[int | None, Query(alias="from", ge=1)]
     except NotFound as error:
         return _missing(request, error)
     return _page(request, "new.html", here="new", spec=spec, **_form(_store(request), spec))
+
+
+@router.get("/compare")
+def compare(request: Request, asked: Annotated[Asked, Depends()]) -> Response:
+    """Fronts of several jobs in one plot, with their figures of merit and what they cost."""
+    try:
+        found = _service(request).compared(asked.ids, asked.names) if asked.jobs else None
+    except NotFound as error:
+        return _missing(request, error)
+    except EngineError as error:
+        return _page(request, "compare.html", status=422, asked=asked, offered=axes(()), refused=str(error))
+    if found is None:
+        return _page(request, "compare.html", asked=asked, offered=axes(()))
+    return _page(request, "compare.html", asked=asked, offered=axes(found.fronts), document=compare_document(found))
+
+
+@router.get("/compare/figure.json")
+def compare_plot(
+    request: Request, asked: Annotated[Asked, Depends()], log_x: bool = True, theme: str = "light"
+) -> Response:
+    """The figure of several fronts, ready for ``Plotly.react``."""
+    found = _service(request).compared(asked.ids, asked.names)
+    return _figure_response(compare_figure(found, log_x, THEMES.get(theme)))
 
 
 @router.get("/jobs/{job_id:int}")
@@ -114,6 +173,11 @@ async def static(request: Request, path: str) -> Response:
     answer = await _static.get_response(path, request.scope)
     answer.headers["Cache-Control"] = "no-cache"
     return answer
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
 
 
 def _store(request: Request) -> Store:
@@ -248,6 +312,10 @@ def _value(point: ParetoPoint, name: str) -> str:
     return wording.show(name, point.value(name) if name in point.names() else None)
 
 
+def _show(value: float | None, name: str) -> str:
+    return wording.show(name, value)
+
+
 def _certified(point: ParetoPoint) -> str:
     found = wording.certificate(point)
     return wording.show("residual", found.relative)
@@ -274,6 +342,8 @@ _templates.env.filters.update(
     sentence=_sentence,
     short=wording.short,
     standing=_standing,
+    scale=wording.scale,
+    show=_show,
     value=_value,
 )
 _templates.env.globals.update(plotly_url=f"/static/plotly.min.js?v={plotly.__version__}")

@@ -12,8 +12,10 @@ async function look() {
   turn += 1;
   if (document.visibilityState === "hidden") return;
   if (!document.querySelector(ACTIVE) && turn % IDLE_TURNS) return;
+  const ticked = [...document.querySelectorAll("#jobs input:checked")].map((box) => box.id);
   try {
     await refresh();
+    for (const box of ticked.map((id) => document.getElementById(id))) if (box) box.checked = true;
     tell(document.getElementById("connection"), "");
   } catch {
     tell(document.getElementById("connection"), "The service does not answer; this list may be old. Trying again…");

@@ -14,6 +14,10 @@ import pytest
 import safetensors.numpy
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from app.service import open_store
+from tests.app.conftest import settings_in
+from tests.app.test_comparing import done, method
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -223,6 +227,53 @@ def test_a_finished_job_is_refitted_by_a_button(watched: Watched, traced: str) -
     page.locator("#pick-0").click()
     expect(page.locator("#details dl")).to_contain_text("refitted from point")
     assert fits(page)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service with three seeds of one method, one job of another, and one on other data."""
+    folder = tmp_path_factory.mktemp("compared")
+    with open_store(settings_in(folder, database_url="")) as store:
+        for seed in range(3):
+            done(store, (3, 2, 1 + seed / 10), method=method("continuation"), seed=seed)
+        done(store, (4, 3, 2), method=method("pruning"))
+        done(store, facts={"data_digest": "another"}, data={"name": "wine", "params": {}})
+    with served(folder) as found:
+        yield found
+
+
+def test_ticked_jobs_are_compared_on_axes_that_are_chosen(context: BrowserContext, compared: str) -> None:
+    watched = Watched(context.new_page(), compared)
+    page = watched.open("/")
+    assert fits(page)
+    for job in (4, 3, 2, 1):
+        page.get_by_label(f"Compare job #{job}", exact=True).check()
+    page.get_by_role("button", name="Compare ticked").click()
+    expect(page).to_have_url(re.compile(r"/compare\?jobs=4&jobs=3&jobs=2&jobs=1$"))
+    expect(page.locator("#plot .xtitle")).to_contain_text("l1 norm")
+    expect(page.locator("#plot .legendtext")).to_have_text(["pruning", "continuation"])
+    expect(page.locator("#plot .js-fill")).to_have_count(1)
+
+    axes = page.get_by_label("Axes", exact=True)
+    axes.focus()
+    axes.select_option("bytes,test_accuracy")
+    expect(page.locator("#plot .xtitle")).to_contain_text("bytes of a sparse file")
+    expect(page.locator("#figures .scale")).to_contain_text("test accuracy")
+    expect(axes).to_be_focused()
+    assert "objectives=bytes%2Ctest_accuracy" in page.url
+    assert fits(page)
+
+    page.locator("#figures tbody a").first.click()
+    expect(page).to_have_url(re.compile(r"/jobs/4$"))
+    assert watched.wrong == []
+
+
+def test_jobs_on_different_data_are_refused_in_a_sentence(context: BrowserContext, compared: str) -> None:
+    page = Watched(context.new_page(), compared).open("/compare?jobs=1,5")
+    expect(page.get_by_role("alert")).to_contain_text("job 1 has digits; job 5 has wine")
+    page.get_by_label("Jobs", exact=True).fill("1")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#plot .xtitle")).to_contain_text("l1 norm")
 
 
 def test_what_cannot_work_is_said_beside_the_form(context: BrowserContext, service: str) -> None:

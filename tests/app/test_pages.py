@@ -80,7 +80,7 @@ def in_state(store: Store, state: str, n_points: int = 0) -> int:
 @pytest.fixture
 def every_page(client: TestClient, store: Store) -> list[Page]:
     job = in_state(store, "completed", 3)
-    urls = ("/", "/jobs/new", f"/jobs/{job}", f"/jobs/new?from={job}")
+    urls = ("/", "/jobs/new", f"/jobs/{job}", f"/jobs/new?from={job}", "/compare", f"/compare?jobs={job}")
     return [page(client, url) for url in urls] + [page(client, "/jobs/99", 404)]
 
 
