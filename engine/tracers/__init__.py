@@ -8,6 +8,7 @@ from engine.tracers.bregman import adabreg, dessilbi, linbreg
 from engine.tracers.continuation import Continuation, Rules
 from engine.tracers.dropout import dropout
 from engine.tracers.evolutionary import evolutionary
+from engine.tracers.growing import growing
 from engine.tracers.lassonet import lassonet
 from engine.tracers.methods import continuation, population, refit
 from engine.tracers.population import Plan, Population
@@ -22,6 +23,7 @@ TRACERS: dict[str, Callable[..., Tracer]] = {
     "dessilbi": dessilbi,
     "dropout": dropout,
     "evolutionary": evolutionary,
+    "growing": growing,
     "lassonet": lassonet,
     "linbreg": linbreg,
     "population": population,

@@ -24,7 +24,7 @@ from engine.penalties.base import Penalty
 from engine.problem import Problem, State
 from engine.tracers.base import Budget, Clock, Tracer, measured
 
-Make = Callable[[Tensor, Penalty], PenalisedOptimizer]
+Make = Callable[[Tensor, Problem], PenalisedOptimizer]
 Share = Annotated[float, Gt(0), Le(1)]
 Sparsity = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
@@ -35,6 +35,9 @@ BATCH_SHARE, LARGEST_BATCH = 48, 256
 STEPS = 9600
 FIRST_SHARE = 0.5
 HALVINGS = 40
+RATE, NU, STRENGTH = 5e-2, 2.0, 4.0
+ADAM_RATE, ADAM_NU, ADAM_STRENGTH = 1e-3, 0.1, 3.0
+NU_SHARE, ENTRY_SHARE = 0.12, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class InverseScaleSpace(Tracer):
     Parameters
     ----------
     make : callable
-        From the flat weights and the penalty to the optimiser.
+        From the flat weights and the problem to the optimiser.
     course : Course
     density : float
         Share of the weights of each matrix to begin with, in (0, 1]; linear models begin with none.
@@ -195,7 +198,7 @@ class _Run:
 
     def __init__(self, problem: Problem, make: Make, theta: Tensor) -> None:
         self.loss, self._theta = problem.loss, theta
-        self._optimizer = make(theta, problem.penalty)
+        self._optimizer = make(theta, problem)
         self.done, self.stored_at, self.stored_size = 0, 0, 0
 
     @property
@@ -277,12 +280,18 @@ def sparsified(problem: Problem, theta: Tensor, density: float) -> Tensor:
 
 def _longest_kept(penalty: Penalty, theta: Tensor, n_nonzero: int) -> Tensor:
     """The weights that the penalty's proximal operator keeps longest: at least so many."""
+    strength = _strongest(penalty, theta, n_nonzero)
+    return torch.where(penalty.prox(theta, strength) != 0, theta, 0.0) if strength else theta.clone()
+
+
+def _strongest(penalty: Penalty, theta: Tensor, n_nonzero: int) -> float:
+    """The largest strength at which the penalty's proximal operator keeps so many weights; 0 if none does."""
     low, high = 0.0, float(theta.norm())
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         enough = int(penalty.prox(theta, middle).count_nonzero()) >= n_nonzero
         low, high = (middle, high) if enough else (low, middle)
-    return torch.where(penalty.prox(theta, low) != 0, theta, 0.0) if low else theta.clone()
+    return low
 
 
 def _calibrated(problem: Problem, theta: Tensor) -> State:
@@ -314,14 +323,24 @@ def _course(points: int, end: float, dense: float, epochs: int | None, batch: in
     return Course(points, end, dense, epochs, batch)
 
 
-@dataclass(frozen=True, slots=True)
-class _Usual:
-    rate: float
-    nu: float
-    strength: float
+def loosest(loss: Loss) -> float:
+    """The tie that costs as much in every network: in proportion to the squared norm of its start weights, at least 2.
+
+    While nothing has entered the tie is a weight decay. It holds a network at zero for good where it costs more than
+    the loss can fall.
+    """
+    return NU if loss.convex else max(NU, NU_SHARE * float(loss.initial().square().sum()))
 
 
-DESSILBI = {"momentum": _Usual(5e-2, 2.0, 4.0), "adam": _Usual(1e-3, 0.1, 3.0)}
+def timely(problem: Problem, time: float) -> float:
+    """The strength at which half of the weights would have entered by `time`, the learning rates' sum over the tie.
+
+    That is if they stayed as large as they start; under a group norm, if half of the groups did.
+    """
+    acts = problem.penalty.penalised.to(problem.loss.device)
+    drift = time * torch.where(acts, problem.loss.initial(), 0.0)
+    found = 0.0 if problem.loss.convex else _strongest(problem.penalty, drift, int(acts.sum()) // 2)
+    return ENTRY_SHARE * found or STRENGTH
 
 
 def dessilbi(  # noqa: PLR0913 - every argument is a setting of the user's
@@ -347,15 +366,17 @@ def dessilbi(  # noqa: PLR0913 - every argument is a setting of the user's
     form : str
         Steps along the gradient with a momentum of 0.9, or along Adam's direction.
     rate : float
-        Learning rate; 0.05 by default, with Adam's direction 0.001.
+        Learning rate; 0.05 by default and less where the default of `nu` is above 2, with the inverse of its root; with
+        Adam's direction 0.001.
     nu : float
         How loosely the trained weights are tied to their sparse twin: tight ties make good sparse networks, ties that
-        are too tight hold all weights at zero; 2 by default, with Adam's direction 0.1.
+        are too tight hold all weights at zero; by default 0.12 times the squared norm of the start weights and at least
+        2, with Adam's direction 0.1.
     kappa : float
         Size of the twin's weights as they enter; steps are longer by as much.
     strength : float
-        How long weights take to enter: of higher values the path is better and takes more steps; 4 by default, with
-        Adam's direction 3.
+        How long weights take to enter: of higher values the path is better and takes more steps; by default such that
+        weights as large as the median start weight enter after nine tenths of the steps, with Adam's direction 3.
     end : float
         Sparsity that the first point has at least.
     dense : float
@@ -369,14 +390,18 @@ def dessilbi(  # noqa: PLR0913 - every argument is a setting of the user's
         Whether stored networks are rid of what adds to the penalty and changes no answer.
     """
 
-    usual = DESSILBI[form]
-    step, tie, entry = rate or usual.rate, nu or usual.nu, strength or usual.strength
-    made = AdaDessiLBI if form == "adam" else DessiLBI
-
-    def make(theta: Tensor, penalty: Penalty) -> PenalisedOptimizer:
-        return made([theta], step, penalty=penalty, strength=entry, kappa=kappa, nu=tie)
-
     course = _course(points, end, dense, epochs, batch)
+
+    def make(theta: Tensor, problem: Problem) -> PenalisedOptimizer:
+        penalty = problem.penalty
+        if form == "adam":
+            step, tie, entry = rate or ADAM_RATE, nu or ADAM_NU, strength or ADAM_STRENGTH
+            return AdaDessiLBI([theta], step, penalty=penalty, strength=entry, kappa=kappa, nu=tie)
+        loose = loosest(problem.loss)
+        step, tie = rate or RATE * math.sqrt(NU / loose), nu or loose
+        entry = strength or timely(problem, course.steps(problem.loss) * step / tie)
+        return DessiLBI([theta], step, penalty=penalty, strength=entry, kappa=kappa, nu=tie)
+
     return InverseScaleSpace(make, course, 1.0, seed, budget, cleanup)
 
 
@@ -423,8 +448,8 @@ def linbreg(  # noqa: PLR0913 - every argument is a setting of the user's
         Whether stored networks are rid of what adds to the penalty and changes no answer.
     """
 
-    def make(theta: Tensor, penalty: Penalty) -> PenalisedOptimizer:
-        return LinBreg([theta], rate, penalty=penalty, strength=strength, delta=delta, momentum=momentum)
+    def make(theta: Tensor, problem: Problem) -> PenalisedOptimizer:
+        return LinBreg([theta], rate, penalty=problem.penalty, strength=strength, delta=delta, momentum=momentum)
 
     course = _course(points, end, dense, epochs, batch)
     return InverseScaleSpace(make, course, density, seed, budget, cleanup)
@@ -470,8 +495,8 @@ def adabreg(  # noqa: PLR0913 - every argument is a setting of the user's
         Whether stored networks are rid of what adds to the penalty and changes no answer.
     """
 
-    def make(theta: Tensor, penalty: Penalty) -> PenalisedOptimizer:
-        return AdaBreg([theta], rate, penalty=penalty, strength=strength, delta=delta)
+    def make(theta: Tensor, problem: Problem) -> PenalisedOptimizer:
+        return AdaBreg([theta], rate, penalty=problem.penalty, strength=strength, delta=delta)
 
     course = _course(points, end, dense, epochs, batch)
     return InverseScaleSpace(make, course, density, seed, budget, cleanup)

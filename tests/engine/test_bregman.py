@@ -19,7 +19,7 @@ from engine.penalties import L1, GroupL2
 from engine.problem import Problem
 from engine.spec import JobSpec, Part, build, check
 from engine.tracers import Budget, Tracer
-from engine.tracers.bregman import adabreg, dessilbi, linbreg, sparsified
+from engine.tracers.bregman import adabreg, dessilbi, linbreg, loosest, sparsified, timely
 from engine.tracers.methods import refit
 from tests.engine import problems
 from tests.engine.test_tracers import same
@@ -174,14 +174,38 @@ def test_unpenalised_weights_are_in_every_network() -> None:
 def test_under_a_group_norm_whole_units_enter() -> None:
     problem = digits()
     penalty = GroupL2(problem.loss.layout)
-    hidden, output = (b for b in problem.loss.layout if b.kind == "weight")
+    first, last = (b for b in problem.loss.layout if b.kind == "weight")
     some = 0
     for waypoint in tracer("dessilbi", strength=0.03).trace(Problem(problem.loss, penalty)):
-        for block, along in ((hidden, 1), (output, 0)):
-            alive = (waypoint.theta[block.start : block.stop].reshape(block.shape) != 0).mean(axis=along)
+        for block, within in ((first, 1), (last, 0)):
+            alive = (waypoint.theta[block.start : block.stop].reshape(block.shape) != 0).mean(axis=within)
             assert set(alive) <= {0.0, 1.0}
             some += 0 < alive.sum() < len(alive)
     assert some
+
+
+def test_by_default_half_of_the_weights_would_enter_if_they_stayed_as_they_start() -> None:
+    problem = digits()
+    start, time = problem.loss.initial(), 30.0
+    strength = timely(problem, time) / 0.9
+    assert int((time * start.abs() > strength).sum()) == pytest.approx(len(start) / 2, abs=1)
+    grouped = Problem(problem.loss, GroupL2(problem.loss.layout))
+    kept = grouped.penalty.prox(time * start, timely(grouped, time) / 0.9) != 0
+    assert 0.4 * len(start) <= int(kept.sum()) <= 0.7 * len(start)
+
+
+def test_by_default_the_tie_is_looser_for_larger_networks() -> None:
+    small, large = digits().loss, problems.digits_network(400).loss
+    assert loosest(small) == loosest(problems.diabetes().problem.loss) == 2
+    assert loosest(large) == pytest.approx(0.12 * float(large.initial().norm()) ** 2)
+    assert loosest(large) > 10
+
+
+@pytest.mark.parametrize("epochs", [5, 60])
+def test_by_default_a_path_spreads_however_short_it_is(epochs: int) -> None:
+    path = list(dessilbi(8, 0, Budget(), epochs=epochs).trace(digits()))
+    assert len(path) == 8
+    assert path[-1].point.n_nonzero > 5 * path[0].point.n_nonzero
 
 
 @pytest.mark.parametrize("stop", [1, 4])
@@ -238,7 +262,7 @@ def test_a_sparse_start_keeps_some_of_every_matrix_and_its_norm(penalty: Any) ->
         elif penalty is L1:
             assert share == math.ceil(0.01 * block.size) / block.size
         else:
-            assert share == 1 / block.shape[0 if block is problem.loss.layout[0] else 1]
+            assert share == 1 / 32
 
 
 def test_linear_models_start_from_zero() -> None:

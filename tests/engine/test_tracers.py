@@ -43,9 +43,10 @@ SETTINGS = {
     "dropout": {"epochs": 2, "first_epochs": 10, "end": 0.999},
     "dropout, variational": {"epochs": 2, "first_epochs": 10, "end": 0.999, "variant": "variational_local_additive"},
     "dessilbi": {"epochs": 40, "strength": 0.3, "dense": 0.3},
+    "growing": {"epochs": 5, "fine_tune_epochs": 5, "tau": 0.01, "units": 1, "growth": 1, "strength": 0.01},
     "linbreg": {"epochs": 40, "strength": 0.1, "rate": 0.1, "density": 0.01, "dense": 0.3},
 }
-WITHOUT_STRENGTH = {"dessilbi", "linbreg", "relevance"}
+WITHOUT_STRENGTH = {"dessilbi", "growing", "linbreg", "relevance"}
 
 
 def tracer(name: str, points: int = 8, **more: object) -> Tracer:
@@ -56,7 +57,8 @@ def tracer(name: str, points: int = 8, **more: object) -> Tracer:
 
 
 def problem_for(name: str, otherwise: Callable[[], Problem] = problems.digits_network) -> Problem:
-    return problems.lasso_network() if name == "lassonet" else otherwise()
+    made = {"lassonet": problems.lasso_network, "growing": problems.digits_network}
+    return made.get(name, otherwise)()
 
 
 @pytest.fixture(params=SETTINGS)
