@@ -61,7 +61,10 @@ def problem_for(name: str, otherwise: Callable[[], Problem] = problems.digits_ne
     return made.get(name, otherwise)()
 
 
-@pytest.fixture(params=SETTINGS)
+SELDOM = {name for name in SETTINGS if "," in name} | {"accelerated", "fixed strength", "tangent", "multiobjective"}
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in SELDOM else n for n in SETTINGS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
