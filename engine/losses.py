@@ -383,6 +383,7 @@ class NetworkLoss(Loss):
         self._language = dataset.task == "language"
         self.n_places = math.prod(dataset.output_shape[:-1])
         self.convex = _is_linear(module)
+        self._seen: _Tally | None = None
 
     @property
     def device(self) -> torch.device:
@@ -394,13 +395,14 @@ class NetworkLoss(Loss):
 
     def load_buffers(self, buffers: Buffers) -> None:
         for name, buffer in self.module.named_buffers():
+            self._seen = None
             buffer.copy_(buffers[name])
 
     def initial(self) -> Tensor:
         return self._start.to(self._device, copy=True)
 
     def lend(self, theta: Tensor) -> Tensor:
-        return self._theta.copy_(theta)
+        return self._put(theta)
 
     def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._differentiate(theta, batch), self._grad
@@ -444,7 +446,7 @@ class NetworkLoss(Loss):
             yield torch.autograd.grad(value, leaves, create_graph=True)
 
     def value(self, theta: Tensor) -> Tensor:
-        self._theta.copy_(theta)
+        self._put(theta)
         self.module.eval()
         self.effort += FORWARD
         total = torch.zeros_like(self._theta[0])
@@ -461,22 +463,25 @@ class NetworkLoss(Loss):
             yield self._fetch(batch)
 
     def metrics(self, theta: Tensor) -> dict[str, float]:
-        self._theta.copy_(theta)
+        seen = self._seen if torch.equal(self._theta, theta) else None
+        self._put(theta)
         self.module.eval()
-        found = {name: self._quality(X, y) for name, (X, y) in self._splits.items() if len(X)}
+        tallies = {name: self._tally(X, y) for name, (X, y) in self._splits.items() if len(X) and name != "train"}
+        tallies = {"train": seen or self._tally(self._X, self._y), **tallies}
+        found = {name: self._quality(tally) for name, tally in tallies.items()}
         values = {f"{name}_{what}": value for name, quality in found.items() for what, value in quality.items()}
         return {name: value for name, value in values.items() if name != "train_loss"}
 
     def validation(self, theta: Tensor) -> dict[str, float]:
-        self._theta.copy_(theta)
+        self._put(theta)
         self.module.eval()
         X, y = self._splits["validation"]
-        return self._quality(X, y) if len(X) else {}
+        return self._quality(self._tally(X, y)) if len(X) else {}
 
     def calibrate(self, theta: Tensor) -> None:
         norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
-        self._theta.copy_(theta)
+        self._put(theta)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
@@ -492,9 +497,14 @@ class NetworkLoss(Loss):
                 self.module(X)
         self.effort += FORWARD
 
+    def _put(self, theta: Tensor) -> Tensor:
+        """Give the network these weights; what was seen of others is forgotten."""
+        self._seen = None
+        return self._theta.copy_(theta)
+
     def _differentiate(self, theta: Tensor, batch: Batch | None) -> Tensor:
         """The loss; its gradient is left in the flat buffer."""
-        self._theta.copy_(theta)
+        self._put(theta)
         self._grad.zero_()
         self._train(batch is not None)
         self.effort += 1.0 if batch is None else len(batch) / self.n_samples
@@ -512,26 +522,24 @@ class NetworkLoss(Loss):
         return value.detach()
 
     def _accumulate_all(self) -> Tensor:
-        total = torch.zeros_like(self._theta[0])
+        self._seen = tally = _Tally(self.criterion, self.n_samples, self._theta)
         for X, y in self._chunks(self._X, self._y):
-            value = self.criterion(self.module(X), y) * (len(X) / self.n_samples)
-            value.backward()  # type: ignore[no-untyped-call]
-            total += value.detach()
-        return total
+            tally.add(self.module(X), y).backward()  # type: ignore[no-untyped-call]
+        return tally.loss
 
-    def _quality(self, X: Tensor, y: Tensor) -> dict[str, float]:
-        loss, right = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
+    def _tally(self, X: Tensor, y: Tensor) -> "_Tally":
+        tally = _Tally(self.criterion, len(X), self._theta)
         with torch.no_grad():
             for inputs, targets in self._chunks(X, y):
-                outputs = self.module(inputs)
-                loss += self.criterion(outputs, targets) * (len(inputs) / len(X))
-                count = self.criterion.correct(outputs, targets)
-                right += torch.nan if count is None else count
-        found = {"loss": float(loss)}
-        if right.isfinite():
-            found["accuracy"] = float(right) / (len(X) * self.n_places)
+                tally.add(self.module(inputs), targets)
+        return tally
+
+    def _quality(self, tally: "_Tally") -> dict[str, float]:
+        found = {"loss": float(tally.loss)}
+        if tally.right.isfinite():
+            found["accuracy"] = float(tally.right) / (tally.n_samples * self.n_places)
         if self._language:
-            found["bits_per_character"] = float(loss) / NATS_PER_BIT
+            found["bits_per_character"] = found["loss"] / NATS_PER_BIT
         return found
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -550,6 +558,32 @@ class NetworkLoss(Loss):
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
+
+
+@final
+class _Tally:
+    """Mean loss and right predictions of samples that come in chunks.
+
+    Parameters
+    ----------
+    criterion : Criterion
+    n_samples : int
+        How many will come.
+    like : Tensor
+        Has the device and the type of the loss.
+    """
+
+    def __init__(self, criterion: Criterion, n_samples: int, like: Tensor) -> None:
+        self._criterion, self.n_samples = criterion, n_samples
+        self.loss, self.right = like.new_zeros(()), like.new_zeros(())
+
+    def add(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Count a chunk; its share of the mean loss, to be differentiated."""
+        value: Tensor = self._criterion(outputs, targets) * (len(outputs) / self.n_samples)
+        count = self._criterion.correct(outputs.detach(), targets)
+        self.loss += value.detach()
+        self.right += torch.nan if count is None else count
+        return value
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:

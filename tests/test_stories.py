@@ -83,7 +83,7 @@ def dense_accuracy(data: Dataset) -> float:
                 for inputs, labels in ((X_validation, data.y_validation), (X_test, data.y_test))
             ]
         found.append((right[0], right[1]))
-    return float(max(found)[1])
+    return float(max(found, key=lambda accuracies: accuracies[0])[1])
 
 
 def test_one_command_covers_the_whole_range_evenly(document: dict[str, Any], data: Dataset) -> None:
@@ -92,8 +92,10 @@ def test_one_command_covers_the_whole_range_evenly(document: dict[str, Any], dat
     assert len(found) == 40
     assert max(p.sparsity for p in found) >= 0.99
     assert gaps.max() <= 3 * np.median(gaps)
-    chosen = max(found, key=lambda p: p.metrics["validation_accuracy"])
-    assert chosen.metrics["test_accuracy"] >= dense_accuracy(data) - 0.02
+    chosen = max(found, key=lambda p: (p.metrics["validation_accuracy"], -p.loss))
+    densest = sorted(found, key=lambda p: p.loss)[:5]
+    assert chosen.metrics["test_accuracy"] >= dense_accuracy(data) - 0.01
+    assert np.mean([p.metrics["test_accuracy"] for p in densest]) >= dense_accuracy(data) - 0.01
 
 
 def test_the_papers_iris_network_is_traced_from_its_sparse_start_in_both_directions() -> None:

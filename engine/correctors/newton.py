@@ -132,12 +132,16 @@ class _Descent:
         return None
 
     def _face(self, at: _Point, ahead: Tensor) -> _Face | None:
-        """The support, and where zeros want to move more than it does, the zeros that want to most."""
+        """The support, and where zeros want to move more than it does, the zeros that want to most.
+
+        None where a proximal step is called for: groups of a curved penalty enter and leave only by that.
+        """
         alive, move = at.theta != 0, ahead - at.theta
         moving = alive
-        if float(move[~alive].norm()) > float(move[alive].norm()):
-            if not self._kinked:
-                return None
+        entering = float(move[~alive].norm()) > float(move[alive].norm())
+        if not self._kinked and (entering or bool((ahead[alive] == 0).any())):
+            return None
+        if entering:
             moving = alive | _largest(move * ~alive, max(FEWEST_ADDED, int(alive.sum()) // ADDED_SHARE))
         support = moving.nonzero()[:, 0]
         slope = self._problem.penalty.subgradient(torch.where(alive, at.theta, ahead))[support]

@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.correctors import Corrector
 from engine.correctors.adaptive import TRIM
 from engine.errors import Diverged
-from engine.front import Waypoint
+from engine.front import ParetoPoint, Waypoint
 from engine.predictors import Predictor, state
 from engine.problem import Problem, State
 from engine.tracers import stride
@@ -24,7 +24,7 @@ from engine.tracers.slots import Slots
 
 Held = Literal["penalty", "strength", "nothing"]
 
-EXPLORED_SHARE, FEWEST_EXPLORED = 0.2, 6
+EXPLORED_SHARE, FEWEST_EXPLORED = 0.1, 6
 FROM_NETWORK_SHARE, DENSER_SHARE = 0.8, 0.6
 STALLED = 3
 MOST_TRIES = 2
@@ -58,8 +58,9 @@ class Rules:
         "dense": train an anchor first; "network": start from the weights the network was made with.
     strength : float
         Strength of the penalty at the first point.
-    means : bool
-        Whether the mean of two networks may stand between them as it is.
+    slack : float
+        The mean of two networks stands between them as it is where its excess over the denser one's loss is at most so
+        many times that of the straight line between the two; never where 0.
     cleanup : bool
         Whether networks are stored clean; the search goes on from the clean ones.
     """
@@ -70,7 +71,7 @@ class Rules:
     floor: float = 0.01
     start: Literal["dense", "network"] = "dense"
     strength: float = 1e-3
-    means: bool = False
+    slack: float = 0.0
     cleanup: bool = True
 
 
@@ -268,26 +269,34 @@ class Continuation(Tracer):
             yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index, ends), index, 0))
 
     def _between(self, problem: Problem, sparser: Waypoint, denser: Waypoint, wide: bool, draw: int) -> _Found:
-        """The first network for the middle of a gap that is not stuck; the best of them where all are.
-
-        Stuck is a network no better than the sparser one: the two belong to different parts of the front. Only in a
-        wide gap are others then looked for.
-        """
+        """The first network for the middle of a gap that will do; the best of them where none does."""
         found: list[_Found] = []
         for attempt in self._attempts(problem, sparser, denser, draw):
             found.append(attempt)
-            if attempt.loss < sparser.point.loss or not wide:
+            if self._settled(found, sparser.point, denser.point, wide):
                 break
         return min(found, key=lambda f: f.loss)
 
+    def _settled(self, found: Sequence[_Found], sparser: ParetoPoint, denser: ParetoPoint, wide: bool) -> bool:
+        """Whether no other network is to be looked for between two points.
+
+        A mean will do as it is if a front through it would bend as fronts do. What was corrected will do unless it is
+        stuck, which is a network no better than the sparser one: the two belong to different parts of the front. Only
+        in a wide gap are others then looked for.
+        """
+        last = found[-1]
+        if self._rules.slack and len(found) == 1:
+            excess = _on_chord(last.penalty, sparser, denser) - denser.loss
+            return last.loss - denser.loss <= self._rules.slack * excess
+        return last.loss < sparser.loss or not wide
+
     def _attempts(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> Iterator[_Found]:
-        """The mean of the two, corrected where it may not stay as it is; corrections from either, the last gentle."""
+        """The mean of the two where it may stay as it is, then corrected; corrections from either, the last gentle."""
         level, lam = _middle(sparser, denser)
         mean = self._mean(problem, sparser, denser)
-        if self._rules.means:
-            yield _measured(problem, _calibrated(problem, mean), denser.point.index)
-        else:
-            yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
+        if self._rules.slack:
+            yield _valued(problem, _calibrated(problem, mean), denser.point.index)
+        yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
         different = dict.fromkeys((self._parts.corrector, self._parts.refiner))
         for waypoint, corrector in [(denser, self._parts.corrector), *((sparser, by) for by in different)]:
             start = replace(state(problem, waypoint), level=_aimed(level, waypoint), lam=lam)
@@ -436,6 +445,12 @@ def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:
     return _Found(at, float(problem.loss.value(at.theta)), float(problem.penalty.value(at.theta)), parent)
 
 
+def _valued(problem: Problem, at: State, parent: int | None) -> _Found:
+    """Clean, with the loss alone, which costs a third of the gradient."""
+    problem.loss.load_buffers(at.buffers)
+    return _guessed(problem, problem.cleaned(at), parent)
+
+
 def _measured(problem: Problem, at: State, parent: int | None) -> _Found:
     problem.loss.load_buffers(at.buffers)
     at = problem.cleaned(at)
@@ -462,6 +477,12 @@ def _aimed(level: float, start: Waypoint) -> float:
 
 def _log_ratio(sparser: Waypoint, denser: Waypoint) -> float:
     return math.log(denser.point.penalty / max(sparser.point.penalty, 1e-300))
+
+
+def _on_chord(penalty: float, sparser: ParetoPoint, denser: ParetoPoint) -> float:
+    """Loss at a penalty on the straight line between two points."""
+    share = (penalty - sparser.penalty) / (denser.penalty - sparser.penalty)
+    return sparser.loss + share * (denser.loss - sparser.loss)
 
 
 def _middle(sparser: Waypoint, denser: Waypoint) -> tuple[float, float]:

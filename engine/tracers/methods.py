@@ -54,20 +54,24 @@ class Effort:
         For each network that is explored.
     refining : int
         For guesses that are good already, where they are corrected at all.
+    slack : float
+        How far above the straight line between its neighbours a mean stays as it is; see `Rules`.
     trim : float
-        Share of the penalty that is taken from the smallest weights of every network: what noise keeps from zero.
+        Share of the penalty that is taken from the smallest weights of every network but the first: what noise keeps
+        from zero.
     """
 
     anchor: int
     steps: int
     refining: int
+    slack: float
     trim: float
 
 
 QUALITIES = {
-    "draft": Effort(480, 80, 80, 0.05),
-    "balanced": Effort(720, 160, 160, 0.05),
-    "thorough": Effort(3600, 480, 96, 0.02),
+    "draft": Effort(480, 80, 80, 2.0, 0.05),
+    "balanced": Effort(800, 160, 40, 1.3, 0.05),
+    "thorough": Effort(3600, 480, 96, 0.0, 0.02),
 }
 
 
@@ -85,7 +89,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     end: Share = 0.99,
     start: Literal["dense", "network"] = "dense",
     anchor_epochs: Count | None = None,
-    strength: Annotated[float, Gt(0)] = 3e-4,
+    strength: Annotated[float, Gt(0)] = 1.5e-4,
     floor: Share = 0.01,
     batch: Count | None = None,
     rate: Annotated[float, Gt(0)] | None = None,
@@ -106,9 +110,10 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     quality : str
-        How long networks are trained (adaptive): the first for 480, 720 or 3,600 mini-batch steps, about a fifth of
-        the others for 80, 160 or 480, those between them for 96 steps or, but for `thorough`, not at all; more where
-        there are fewer than 1,000 samples. A certificate says how far that went.
+        How long networks are trained (adaptive): the first for 480, 900 or 3,600 mini-batch steps, a tenth of the
+        others (at least six) for 80, 160 or 480, those between them, where their mean will not do, for 80, 40 or 96;
+        more where there are fewer than 1,000 samples. `draft` takes most means as they are, `thorough` none. A
+        certificate says how far that went.
     epochs : int
         Passes over the training data per network, for those that `quality` gives 80 to 480 steps; by default 54 steps
         with the accelerated and the multiobjective corrector.
@@ -151,7 +156,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
             floor,
             start,
             strength,
-            corrector == "adaptive" and quality != "thorough",
+            QUALITIES[quality].slack if corrector == "adaptive" else 0.0,
             cleanup,
         ),
         seed,
@@ -167,8 +172,8 @@ def _parts(kind: Kind, held: Choice, epochs: tuple[int | None, int | None], effo
         first = _corrector(kind, "strength", epochs[1], how)
         return Parts(Shrinkage(), exact, exact, first, first)
     trim = effort.trim
-    trainer = AdaptiveProximal("strength", None, how.batch, TRAINING, trim, TRAINING_STEPS)
-    anchor = AdaptiveProximal("strength", epochs[1], how.batch, ANCHORING, trim, effort.anchor)
+    trainer = AdaptiveProximal("strength", None, how.batch, TRAINING, 0.0, TRAINING_STEPS)
+    anchor = AdaptiveProximal("strength", epochs[1], how.batch, ANCHORING, 0.0, effort.anchor)
     if kind != "adaptive":
         corrector = _corrector(kind, held, epochs[0], how)
         return Parts(Shrinkage(), corrector, corrector, trainer, anchor)

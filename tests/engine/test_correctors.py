@@ -213,7 +213,7 @@ class TestNewton:
 
     def test_group_penalties_have_the_optimum_of_proximal_gradient_steps(self) -> None:
         problem = problems.iris_network()
-        grouped = Problem(problem.loss, GroupL2(problem.loss.layout, groups="input"))
+        grouped = Problem(problem.loss, GroupL2(problem.loss.layout))
         theta = problem.loss.initial() + 0.3 * vector(1, 55)
         found = [exact("strength", 2_000, 1e-5).correct(grouped, State(theta, 0.01, 0.0), 0) for exact in EXACT]
         values = [float(problem.loss.value(f.state.theta) + 0.01 * grouped.penalty.value(f.state.theta)) for f in found]

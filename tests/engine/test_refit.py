@@ -44,7 +44,7 @@ def zeros(waypoint: Waypoint) -> bytes:
 @pytest.fixture(scope="module")
 def traced() -> list[Waypoint]:
     """A network's path."""
-    return list(continuation(8, 0, Budget(), epochs=2, anchor_epochs=10).trace(problems.digits_network()))
+    return list(continuation(8, 0, Budget(), epochs=2, anchor_epochs=10, strength=3e-4).trace(problems.digits_network()))
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +128,9 @@ def test_a_refit_that_fails_leaves_the_source_s_weights(traced: list[Waypoint], 
     found = Refit(Selection(1, 3), AdaptiveProximal(epochs=1, pace=Pace(rate, trust=math.inf)))
     found.follow(trail_of(traced))
     pairs = [(w, traced[int(w.point.metrics["source"])]) for w in found.trace(problems.digits_network())]
-    learnt = [(waypoint, source) for waypoint, source in pairs if source.point.loss < 2]
-    assert len(learnt) >= 2
-    for waypoint, source in learnt:
-        assert math.isfinite(waypoint.point.loss)
+    left = [(waypoint, source) for waypoint, source in pairs if not waypoint.point.loss < source.point.loss]
+    assert len(left) >= 2
+    for waypoint, source in left:
         assert waypoint.theta.tobytes() == source.theta.tobytes()
         assert (waypoint.point.loss, waypoint.point.metrics["l1"]) == (source.point.loss, source.point.metrics["l1"])
 
@@ -217,7 +216,7 @@ def test_pruning_never_gives_a_larger_loss_and_lowers_it(traced: list[Waypoint],
         list(following(traced, prune=prune, **settings).trace(problems.digits_network())) for prune in (True, False)
     )
     assert all(a.point.loss <= b.point.loss for a, b in zip(both, own, strict=True))
-    assert sum(a.point.loss < 0.9 * b.point.loss for a, b in zip(both, own, strict=True)) >= 2
+    assert sum(a.point.loss < 0.9 * b.point.loss for a, b in zip(both, own, strict=True)) >= 3
 
 
 def test_the_denser_network_has_about_four_times_as_many_weights(traced: list[Waypoint]) -> None:

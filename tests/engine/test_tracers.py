@@ -17,7 +17,7 @@ from engine.penalties import L1
 from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
-from engine.tracers.methods import continuation
+from engine.tracers.methods import QUALITIES, continuation
 from tests.engine import problems
 
 QUICK = {"epochs": 2, "anchor_epochs": 10, "sweeps": 2}
@@ -171,6 +171,18 @@ def test_the_path_covers_the_range_evenly_with_as_many_points_as_asked() -> None
     assert len(front) == 20
     assert max(p.sparsity for p in front) >= 0.99
     assert gaps.max() <= 3 * np.median(gaps)
+
+
+def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None:
+    found = list(continuation(40, 0, Budget()).trace(problems.digits_network(32, 700)))
+    cost = np.diff([w.point.effort for w in found], prepend=0.0)
+    between = [w for w in found if w.memory["gap"][0] >= 0]
+    means = [w for w in between if cost[w.point.index] < 1.5]
+    assert 0 < len(means) < len(between)
+    for here in (w.point for w in means):
+        sparser, denser = (found[i].point for i in found[here.index].memory["gap"])
+        line = np.interp(here.penalty, [sparser.penalty, denser.penalty], [sparser.loss, denser.loss])
+        assert here.loss - denser.loss <= QUALITIES["balanced"].slack * (line - denser.loss) + 1e-6
 
 
 def test_later_sweeps_only_improve() -> None:
