@@ -200,6 +200,9 @@ def export(
     index: Annotated[int, typer.Argument(help="Number of the point.", metavar="INDEX")],
     form: Annotated[str, typer.Option("--format", "-f", help="onnx, safetensors, state_dict, …")] = "safetensors",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Leave out neurons, channels and heads that are dead.")
+    ] = False,
     server: Server = None,
     database_url: Database = None,
 ) -> None:
@@ -207,7 +210,7 @@ def export(
     from app import terminal
 
     with _backend(server, database_url) as backend:
-        download = backend.export(job, index, form)
+        download = backend.export(job, index, form, compact)
     path = output or Path(download.filename)
     try:
         path.write_bytes(download.payload)

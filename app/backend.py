@@ -44,8 +44,8 @@ class Backend(Protocol):
     def select(self, job_id: int, choice: Choice, objectives: Sequence[str]) -> Document:
         """The point that `choice` picks."""
 
-    def export(self, job_id: int, index: int, form: str) -> Download:
-        """One network as a file."""
+    def export(self, job_id: int, index: int, form: str, compact: bool = False) -> Download:
+        """One network as a file, without what its zeros make superfluous where `compact`."""
 
     def compare(self, job_ids: Sequence[int], objectives: Sequence[str]) -> Document:
         """Several fronts on one scale."""

@@ -67,9 +67,9 @@ class Remote:
         given = {**vars(choice), "objectives": ",".join(objectives), "knee": choice.knee or None}
         return self._document("GET", f"/jobs/{job_id}/select", params=_given(given))
 
-    def export(self, job_id: int, index: int, form: str) -> Download:
-        """One network as a file."""
-        answer = self._answer("GET", f"/jobs/{job_id}/points/{index}/export/{form}")
+    def export(self, job_id: int, index: int, form: str, compact: bool = False) -> Download:
+        """One network as a file, without what its zeros make superfluous where `compact`."""
+        answer = self._answer("GET", f"/jobs/{job_id}/points/{index}/export/{form}", params={"compact": compact})
         facts = {k.removeprefix(PREFIX).replace("-", "_"): v for k, v in answer.headers.items() if k.startswith(PREFIX)}
         name = answer.headers["content-disposition"].partition("filename=")[2].strip('"')
         return Download(name, answer.content, answer.headers["content-type"], facts)

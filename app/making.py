@@ -84,7 +84,7 @@ def check_format(form: str) -> None:
     lookup("export format", EXPORTS, form)
 
 
-def exported(job: Job, waypoint: Waypoint, form: str) -> Download:
+def exported(job: Job, waypoint: Waypoint, form: str, compact: bool) -> Download:
     """One network as a file, checked against the network before it is handed out.
 
     Raises
@@ -92,8 +92,8 @@ def exported(job: Job, waypoint: Waypoint, form: str) -> Download:
     ExportFailed
     """
     module = rebuild(JobSpec.from_dict(job.spec), job.facts, waypoint)
-    done = export(form, module, example(job.facts), metadata(job, waypoint.point))
-    name = f"paretopath-job{job.id}-point{waypoint.point.index}{done.suffix}"
+    done = export(form, module, example(job.facts), metadata(job, waypoint.point), compact)
+    name = f"paretopath-job{job.id}-point{waypoint.point.index}{'-compact' if compact else ''}{done.suffix}"
     return Download(name, done.payload, done.media_type, {fact: str(value) for fact, value in done.facts.items()})
 
 

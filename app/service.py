@@ -112,8 +112,13 @@ class Service:
         found = [lineage(self.store, self.store.job(job_id)) for job_id in dict.fromkeys(job_ids)]
         return compared(found, self.store.fronts(dict.fromkeys(job_ids)), objectives)
 
-    def export(self, job_id: int, index: int, form: str) -> Download:
+    def export(self, job_id: int, index: int, form: str, compact: bool = False) -> Download:
         """One network as a file, checked against the network before it is handed out.
+
+        Parameters
+        ----------
+        compact : bool
+            Whether neurons, channels, features and heads that its zeros make superfluous are left out.
 
         Raises
         ------
@@ -122,7 +127,7 @@ class Service:
         from app.making import check_format, exported
 
         check_format(form)
-        return exported(self.store.job(job_id), self.store.waypoint(job_id, index), form)
+        return exported(self.store.job(job_id), self.store.waypoint(job_id, index), form, compact)
 
     def upload(self, filename: str, payload: bytes, name: str | None = None) -> Document:
         """Store a data file's values under `name`, the file's stem by default.

@@ -3,11 +3,12 @@
 ::
 
     EngineError
-    ├── InvalidSpec      a value in a job that cannot work, refused at the door
-    │   ├── UnknownName  a name no registry knows; names those it does
-    │   └── InvalidData  data that cannot be trained on: NaN, empty, wrong labels, not a data file
-    ├── Diverged         the loss became NaN or infinite while tracing
-    └── ExportFailed     an exported network does not answer like the original
+    ├── InvalidSpec        a value in a job that cannot work, refused at the door
+    │   ├── UnknownName    a name no registry knows; names those it does
+    │   ├── NotCompactable a network whose code cannot be made smaller
+    │   └── InvalidData    data that cannot be trained on: NaN, empty, wrong labels, not a data file
+    ├── Diverged           the loss became NaN or infinite while tracing
+    └── ExportFailed       an exported network does not answer like the original
 """
 
 from collections.abc import Iterable
@@ -30,6 +31,10 @@ class UnknownName(InvalidSpec):
 
 class InvalidData(InvalidSpec):
     """Data that cannot be trained on."""
+
+
+class NotCompactable(InvalidSpec):
+    """A network that cannot be made smaller, though it can be exported as it is; the text says what works."""
 
 
 class Diverged(EngineError):

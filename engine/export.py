@@ -12,42 +12,53 @@ is one row; buffers are dense. Nothing but numpy is needed to read it::
             weights = dense.reshape(shape)
 
 With scipy: ``scipy.sparse.csr_array((data, indices, indptr), shape=dense.shape)``.
+
+Of a compacted network, files of weights carry the architecture too, and `load` makes a network of them: ``safetensors``
+and ``sparse`` in their metadata, ``state_dict`` as one of two entries, ``architecture`` and ``state_dict``.
 """
 
-import copy
 import io
 import json
 import logging
+import pickle
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import onnx
 import onnxruntime
 import onnxscript.optimizer
+import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor, nn
 
-from engine.errors import ExportFailed
+from engine.agreement import batch, difference, private, reason
+from engine.compaction import build, describe
+from engine.compaction import compact as compacted
+from engine.errors import ExportFailed, InvalidData
+from engine.multiply_adds import uses
 from engine.registry import lookup
 
 Facts = dict[str, Any]
 
-TOLERANCE = 1e-4
 TRACED_BATCH = 2
+ARCHITECTURE = "architecture"
 BINARY = "application/octet-stream"
 EXPORTER_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, ArithmeticError)
 RUNTIME_ERRORS = (
     *(runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf),
     *(runtime.NotImplemented, runtime.RuntimeException, runtime.EPFail),
 )
+FILE_ERRORS = (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 _exporter = threading.Lock()
 
@@ -60,20 +71,27 @@ class Subject:
     Parameters
     ----------
     module : nn.Module
-        A private copy of the network in eval mode on the CPU.
+        The network to be written, nobody else's, in eval mode on the CPU.
+    original : nn.Module
+        The network it must answer like.
     example : Tensor, shape (n, *input_shape)
         Samples, on the CPU.
     metadata : mapping of str to str
-        To be carried in the file.
+        To be carried in the file; the architecture of a compacted network is in it.
     """
 
     module: nn.Module
+    original: nn.Module
     example: Tensor
     metadata: Mapping[str, str]
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and buffers by name, each with memory of its own."""
         return {name: tensor.detach().clone().contiguous() for name, tensor in self.module.state_dict().items()}
+
+    def difference(self, run: Callable[[Tensor], Tensor]) -> Facts:
+        """Largest difference of the answers of what was written to those of the original."""
+        return {"max_difference": difference(self.original, _answering(run), self.example, TRACED_BATCH)}
 
 
 Write = Callable[[Subject], tuple[bytes, Facts]]
@@ -110,8 +128,10 @@ class Exported:
     suffix, media_type : str
         Those of the format.
     facts : dict
-        ``bytes``, ``n_nonzero`` (parameters that are not exactly zero) and, where the file holds a program,
-        ``max_difference``: the largest absolute difference of its outputs to the module's.
+        ``bytes``, ``n_nonzero`` (parameters that are not exactly zero) and, where the file holds a program or a
+        compacted network, ``max_difference``: the largest absolute difference of its outputs to the module's. Of
+        compacted ones also ``n_params`` and ``multiply_adds`` (per sample, zeros included), and ``bytes_before``,
+        ``n_params_before``, ``multiply_adds_before`` of the whole network in the same format.
     """
 
     payload: bytes
@@ -120,7 +140,9 @@ class Exported:
     facts: Facts
 
 
-def export(name: str, module: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> Exported:
+def export(
+    name: str, module: nn.Module, example: Tensor, metadata: Mapping[str, str], compact: bool = False
+) -> Exported:
     """The network in the format `name`; the module is left as found.
 
     Parameters
@@ -133,21 +155,45 @@ def export(name: str, module: nn.Module, example: Tensor, metadata: Mapping[str,
         At least one sample like those it was trained on.
     metadata : mapping of str to str
         Carried in the file where the format can (all but ``state_dict``).
+    compact : bool
+        Whether the file holds what `engine.compaction.compact` makes of the network.
 
     Raises
     ------
     UnknownName
         If there is no such format.
+    NotCompactable
+        If the network's code cannot be followed, or a file of weights cannot hold it.
     ExportFailed
         If the network cannot be exported, or the file does not answer like the network.
     """
     chosen = lookup("export format", EXPORTS, name)
     if not len(example):
         raise ExportFailed(f"an example of shape {tuple(example.shape)} has no sample; one is needed to export")
-    with torch.no_grad():
-        payload, facts = chosen.write(Subject(_private(module), example.detach().cpu(), metadata))
-    n_nonzero = sum(int(torch.count_nonzero(parameter)) for parameter in module.parameters())
-    return Exported(payload, chosen.suffix, chosen.media_type, {"bytes": len(payload), "n_nonzero": n_nonzero} | facts)
+    whole = private(module)
+    full = _written(chosen, Subject(whole, whole, example.detach().cpu(), metadata))
+    return _compacted(chosen, full, whole, example.detach().cpu(), metadata) if compact else full
+
+
+def load(path: Path) -> nn.Module:
+    """The compacted network in a file of weights, in eval mode; no code of its own is needed.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.safetensors``, ``.pt`` or ``.npz`` that `export` wrote with `compact`.
+
+    Raises
+    ------
+    InvalidData
+        If the file holds no compacted network.
+    """
+    try:
+        architecture, state = READERS[path.suffix](path)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, *FILE_ERRORS) as error:
+        known = f"a compacted network in {', '.join(READERS)} works"
+        raise InvalidData(f"{str(path)!r} holds no compacted network ({reason(error)}); {known}") from error
+    return build(architecture, state)
 
 
 def write_safetensors(subject: Subject) -> tuple[bytes, Facts]:
@@ -157,8 +203,9 @@ def write_safetensors(subject: Subject) -> tuple[bytes, Facts]:
 
 def write_state_dict(subject: Subject) -> tuple[bytes, Facts]:
     """PyTorch's own file; loads with ``torch.load(path, weights_only=True)``."""
-    buffer = io.BytesIO()
-    torch.save(subject.tensors(), buffer)
+    buffer, tensors = io.BytesIO(), subject.tensors()
+    architecture = subject.metadata.get(ARCHITECTURE)
+    torch.save({ARCHITECTURE: architecture, "state_dict": tensors} if architecture else tensors, buffer)
     return buffer.getvalue(), {}
 
 
@@ -181,11 +228,11 @@ def write_torch_export(subject: Subject) -> tuple[bytes, Facts]:
     buffer = io.BytesIO()
     with _exporting("torch.export"):
         shapes = ({0: torch.export.Dim("batch")},)
-        batch = _batch(subject.example, TRACED_BATCH)
-        program = torch.export.export(subject.module, (batch,), dynamic_shapes=shapes)
+        samples = batch(subject.example, TRACED_BATCH)
+        program = torch.export.export(subject.module, (samples,), dynamic_shapes=shapes)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
-        facts = _compared(subject, program.module())
+        facts = subject.difference(program.module())
         torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(dict(subject.metadata))})
     return buffer.getvalue(), facts
 
@@ -197,9 +244,10 @@ def write_onnx(subject: Subject) -> tuple[bytes, Facts]:
     _strip(model)
     onnx.helper.set_model_props(model, dict(subject.metadata))
     payload = _checked(model)
-    return payload, _compared(subject, _onnx_runner(payload)) | {"opset": model.opset_import[0].version}
+    return payload, subject.difference(_onnx_runner(payload)) | {"opset": model.opset_import[0].version}
 
 
+WEIGHTS_ONLY = (write_safetensors, write_state_dict, write_sparse)
 EXPORTS: dict[str, Format] = {
     "safetensors": Format(".safetensors", BINARY, write_safetensors, "Weights as safetensors, dense with exact zeros"),
     "state_dict": Format(".pt", BINARY, write_state_dict, "PyTorch state dict, loads with weights_only=True"),
@@ -209,11 +257,32 @@ EXPORTS: dict[str, Format] = {
 }
 
 
-def _private(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module).cpu().eval()
-    except (RuntimeError, TypeError) as error:
-        raise ExportFailed(f"the network {type(module).__name__} cannot be copied: {_reason(error)}") from error
+def _written(chosen: Format, subject: Subject) -> Exported:
+    with torch.no_grad():
+        payload, facts = chosen.write(subject)
+    n_nonzero = sum(int(torch.count_nonzero(parameter)) for parameter in subject.module.parameters())
+    return Exported(payload, chosen.suffix, chosen.media_type, {"bytes": len(payload), "n_nonzero": n_nonzero} | facts)
+
+
+def _compacted(
+    chosen: Format, full: Exported, original: nn.Module, example: Tensor, metadata: Mapping[str, str]
+) -> Exported:
+    """The smaller network as a file, with what it is smaller than."""
+    smaller = compacted(original, example)
+    held = {**metadata, ARCHITECTURE: describe(smaller)} if chosen.write in WEIGHTS_ONLY else metadata
+    done = _written(chosen, Subject(smaller, original, example, held))
+    sizes = {"bytes_before": len(full.payload)}
+    for what, network in (("", smaller), ("_before", original)):
+        sizes[f"n_params{what}"] = sum(parameter.numel() for parameter in network.parameters())
+        sizes[f"multiply_adds{what}"] = _multiply_adds(network, example)
+    checked = {"max_difference": difference(original, smaller, example)}
+    return replace(done, facts=checked | done.facts | sizes)
+
+
+def _multiply_adds(network: nn.Module, example: Tensor) -> int:
+    """Per sample, zeros included: what a program without sparse kernels computes."""
+    of_weights = uses(network, batch(example, 1))
+    return round(sum(of_weights[name] * parameter.numel() for name, parameter in network.named_parameters()))
 
 
 def _csr(name: str, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -231,7 +300,7 @@ def _csr(name: str, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def _onnx_model(subject: Subject) -> onnx.ModelProto:
     program = torch.onnx.export(
         subject.module,
-        (_batch(subject.example, TRACED_BATCH),),
+        (batch(subject.example, TRACED_BATCH),),
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -270,60 +339,60 @@ def _checked(model: onnx.ModelProto) -> bytes:
         onnx.checker.check_model(model, full_check=True)
         return bytes(model.SerializeToString())
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportFailed(f"the ONNX file is not valid: {_reason(error)}") from error
+        raise ExportFailed(f"the ONNX file is not valid: {reason(error)}") from error
 
 
 def _onnx_runner(payload: bytes) -> Callable[[Tensor], Tensor]:
     try:
         session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
-        raise ExportFailed(f"onnxruntime cannot load the ONNX file: {_reason(error)}") from error
+        raise ExportFailed(f"onnxruntime cannot load the ONNX file: {reason(error)}") from error
     return lambda batch: torch.from_numpy(session.run(None, {"input": batch.numpy()})[0])
 
 
-def _compared(subject: Subject, run: Callable[[Tensor], Tensor]) -> Facts:
-    """Largest difference over probes of three batch sizes: 1, the traced one, and more.
+def _answering(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same, but what goes wrong in it is an `ExportFailed`."""
 
-    Outputs within `TOLERANCE` of each other agree on the class wherever its margin exceeds twice that.
-    """
-    probes = [_batch(subject.example, 1), _batch(subject.example, TRACED_BATCH), _probe(subject.example)]
-    answers = [(subject.module(probe), _ran(run, probe)) for probe in probes]
-    for expected, found in answers:
-        _check_answer(expected, found)
-    difference = max(float((expected - found).abs().max()) for expected, found in answers)
-    scale = max(float(expected.abs().max()) for expected, _ in answers)
-    if difference > TOLERANCE * scale:
-        allowed = f"{TOLERANCE:g} of the largest output, {scale:.3g}, is allowed"
-        raise ExportFailed(f"the exported network's answers differ by {difference:.3g} from the original's; {allowed}")
-    return {"max_difference": difference}
+    def answer(probe: Tensor) -> Tensor:
+        try:
+            return run(probe)
+        except (*EXPORTER_ERRORS, *RUNTIME_ERRORS) as error:
+            told = f"the exported network cannot answer a batch of {len(probe)}: {reason(error)}"
+            raise ExportFailed(told) from error
+
+    return answer
 
 
-def _check_answer(expected: Tensor, found: Tensor) -> None:
-    if expected.shape != found.shape:
-        shapes = f"{tuple(found.shape)}, those of the original {tuple(expected.shape)}"
-        raise ExportFailed(f"the exported network's answers have the shape {shapes}")
-    if not torch.isfinite(expected).all() or not torch.isfinite(found).all():
-        raise ExportFailed("the network's answers are NaN or infinite; only finite answers can be compared")
+def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
+    with safetensors.safe_open(path, "pt") as file:
+        return file.metadata()[ARCHITECTURE], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _ran(run: Callable[[Tensor], Tensor], probe: Tensor) -> Tensor:
-    try:
-        return run(probe)
-    except (*EXPORTER_ERRORS, *RUNTIME_ERRORS) as error:
-        reason = _reason(error)
-        raise ExportFailed(f"the exported network cannot answer a batch of {len(probe)}: {reason}") from error
+def _read_state_dict(path: Path) -> tuple[str, dict[str, Tensor]]:
+    found = torch.load(path, weights_only=True)
+    return found[ARCHITECTURE], found["state_dict"]
 
 
-def _batch(example: Tensor, size: int) -> Tensor:
-    return example[torch.arange(size) % len(example)].contiguous()
+def _read_sparse(path: Path) -> tuple[str, dict[str, Tensor]]:
+    with np.load(path, allow_pickle=False) as file:
+        header = json.loads(file["metadata"].item())
+        dense = {name: _dense(file, name) for name in header["parameters"].split()}
+        buffers = {name: file[name] for name in file.files if "/" not in name and name != "metadata"}
+    return header[ARCHITECTURE], {name: torch.from_numpy(values) for name, values in {**dense, **buffers}.items()}
 
 
-def _probe(example: Tensor) -> Tensor:
-    rows = _batch(example, max(5, len(example)))
-    if not example.is_floating_point():
-        return rows
-    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
-    return torch.cat([rows, rows + noise * rows.std()])
+def _dense(file: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    data, indices, indptr, shape = (file[f"{name}/{part}"] for part in ("data", "indices", "indptr", "shape"))
+    values = np.zeros((len(indptr) - 1, int(np.prod(shape)) // (len(indptr) - 1)), data.dtype)
+    values[np.repeat(np.arange(len(values)), np.diff(indptr)), indices] = data
+    return values.reshape(shape)
+
+
+READERS: dict[str, Callable[[Path], tuple[str, dict[str, Tensor]]]] = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_state_dict,
+    ".npz": _read_sparse,
+}
 
 
 @contextmanager
@@ -337,13 +406,6 @@ def _exporting(what: str) -> Iterator[None]:
         try:
             yield
         except EXPORTER_ERRORS as error:
-            raise ExportFailed(f"the network cannot be exported to {what}: {_reason(error)}") from error
+            raise ExportFailed(f"the network cannot be exported to {what}: {reason(error)}") from error
         finally:
             logger.setLevel(level)
-
-
-def _reason(error: BaseException) -> str:
-    """First line of the error at the root."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

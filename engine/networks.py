@@ -298,21 +298,26 @@ class BasicBlock(nn.Module):
 class CausalSelfAttention(nn.Module):
     """Every place of a text reads from itself and the places before it, in several heads.
 
-    Head h has rows ``[h * width / n_heads, (h + 1) * width / n_heads)`` of `query`, `key` and `value`, and the same
+    Head h has rows ``[h * head_width, (h + 1) * head_width)`` of `query`, `key` and `value`, and the same
     columns of `output`.
 
-    Attributes
+    Parameters
     ----------
+    width : int
+        Numbers by which a place is represented.
     n_heads : int
+    head_width : int, optional
+        Numbers that a head reads of a place; the heads share the width by default.
     """
 
-    def __init__(self, width: int, n_heads: int) -> None:
+    def __init__(self, width: int, n_heads: int, head_width: int | None = None) -> None:
         super().__init__()
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
-        self.n_heads = n_heads
+        self.width, self.n_heads, self.head_width = width, n_heads, head_width or width // n_heads
+        inner = n_heads * self.head_width
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(width, inner)
+        self.value = nn.Linear(width, inner)
+        self.output = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the places read, shape (n, context, width), as that of `x`."""
@@ -323,8 +328,16 @@ class CausalSelfAttention(nn.Module):
         return self.output(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _heads(self, x: Tensor) -> Tensor:
-        """From shape (n, context, width) to (n, n_heads, context, width / n_heads)."""
-        return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
+        """From shape (n, context, n_heads * head_width) to (n, n_heads, context, head_width)."""
+        return x.view(*x.shape[:2], self.n_heads, self.head_width).transpose(1, 2)
+
+
+class Places(nn.Embedding):
+    """Every place of a text, embedded."""
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Shape (context, width), for `characters` of shape (n, context)."""
+        return self.weight[: characters.shape[1]]
 
 
 class TransformerBlock(nn.Module):
@@ -352,7 +365,7 @@ class CharTransformer(nn.Module):
         super().__init__()
         width = blocks[0].norm1.normalized_shape[0]
         self.embedding = nn.Embedding(n_characters, width)
-        self.position = nn.Embedding(context, width)
+        self.position = Places(context, width)
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, n_characters, bias=not tied)
@@ -363,7 +376,7 @@ class CharTransformer(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         """Scores, shape (n, context, n_characters), of what follows each of `characters`, shape (n, context)."""
-        x = self.embedding(characters) + self.position.weight[: characters.shape[1]]
+        x = self.embedding(characters) + self.position(characters)
         return self.output(self.norm(self.blocks(x)))  # type: ignore[no-any-return]
 
 

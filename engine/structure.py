@@ -117,7 +117,7 @@ def _joint(blocks: Mapping[int, Block], first: Affine, between: Sequence[nn.Modu
         read_by=blocks[id(last.weight)],
         next_bias=blocks.get(id(last.bias)),
         activations=tuple(part for part in between if type(part) in ACTIVATION),
-        uniform=not any(_pads(part) for part in (*between, last)),
+        uniform=not any(pads(part) for part in (*between, last)),
     )
 
 
@@ -133,8 +133,8 @@ def _fits(first: Affine, between: Sequence[nn.Module], last: Affine) -> bool:
     return not flat and last.groups == 1 and others <= POOLING
 
 
-def _pads(part: nn.Module) -> bool:
-    """Whether zeros may enter, or a mean be divided by another count than that of its values."""
+def pads(part: nn.Module) -> bool:
+    """Whether zeros may be read at the borders, or a mean be divided by another count than that of its values."""
     if isinstance(part, nn.AvgPool2d):
         return part.padding not in (0, (0, 0)) or part.divisor_override is not None
     return isinstance(part, nn.Conv2d) and part.padding not in ((0, 0), "valid")

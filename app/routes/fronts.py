@@ -48,9 +48,12 @@ def select(job_id: JobId, service: AService, objectives: Objectives, choice: Ann
 
 
 @router.get("/jobs/{job_id}/points/{index}/export/{form}", responses={200: {"content": {"*/*": FILE}}})
-def export(job_id: JobId, index: Index, form: str, service: AService) -> Response:
-    """One network as a file; ``X-Paretopath-…`` headers say what was measured."""
-    download = service.export(job_id, index, form)
+def export(job_id: JobId, index: Index, form: str, service: AService, compact: bool = False) -> Response:
+    """One network as a file; ``X-Paretopath-…`` headers say what was measured.
+
+    With `compact` neurons, channels, input features and attention heads that its zeros make superfluous are left out.
+    """
+    download = service.export(job_id, index, form, compact)
     response = _file(download.payload, download.media_type, download.filename)
     for name, value in download.facts.items():
         response.headers[header(name)] = value.encode("ascii", "replace").decode()

@@ -7,6 +7,7 @@ export class Details {
   constructor(element, job) {
     Object.assign(this, { element, job, latest: 0 });
     element.addEventListener("click", (event) => this.clicked(event));
+    element.addEventListener("change", (event) => this.changed(event));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.drawLayers());
   }
 
@@ -48,6 +49,13 @@ export class Details {
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     this.download(link);
+  }
+
+  changed(event) {
+    if (event.target.id !== "compact") return;
+    for (const link of this.element.querySelectorAll("[data-download]")) {
+      link.search = event.target.checked ? "?compact=true" : "";
+    }
   }
 
   async share(button) {

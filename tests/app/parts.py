@@ -27,6 +27,22 @@ class Faulty(nn.Module):
         return self.inner(x) * torch.nan
 
 
+class Branching(nn.Module):
+    """A linear network whose code looks at the size of the batch."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(n_inputs, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) if len(x.shape) == 2 and x.shape[0] > 0 else x
+
+
+def branching(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    """A network whose code cannot be followed."""
+    return Branching(input_shape[0], n_outputs)
+
+
 def faulty(input_shape: tuple[int, ...], n_outputs: int, *, after: int = 50, fault: str = "nan") -> nn.Module:
     """A network that breaks."""
     return Faulty(input_shape[0], n_outputs, after, fault)

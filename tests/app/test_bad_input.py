@@ -160,6 +160,8 @@ QUERIES: list[tuple[str, int, list[str]]] = [
     ("/api/v1/jobs/1/points/-1", 422, ["-1"]),
     ("/api/v1/jobs/1/points/999/export/onnx", 404, ["999"]),
     ("/api/v1/jobs/1/points/0/export/word", 422, ["'word'", "known", "onnx"]),
+    ("/api/v1/jobs/1/points/0/export/word?compact=true", 422, ["'word'", "known", "onnx"]),
+    ("/api/v1/jobs/1/points/0/export/sparse?compact=perhaps", 422, ["compact", "'perhaps'"]),
     ("/api/v1/jobs/1/select", 422, ["exactly one of", "sparsity"]),
     ("/api/v1/jobs/1/select?knee=true&sparsity=0.5", 422, ["exactly one of", "knee"]),
     ("/api/v1/jobs/1/select?sparsity=1.5", 422, ["1.5", "[0, 1]"]),
@@ -207,6 +209,7 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
     (["select", "99", "--sparsity", "0.5"], ["99"]),
     (["export", "99", "0", "--format", "onnx"], ["99"]),
     (["export", "99", "0", "--format", "word"], ["'word'", "known"]),
+    (["export", "99", "0", "--compact"], ["99"]),
     (["datasets", "add", "missing.npz"], ["missing.npz"]),
     (["jobs", "--server", "http://127.0.0.1:1"], ["http://127.0.0.1:1"]),
 ]

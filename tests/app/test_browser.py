@@ -173,6 +173,12 @@ def test_from_the_form_to_a_file(watched: Watched, tmp_path: Path) -> None:
     said = page.locator(f"#row-{index} [data-name=n_nonzero]").inner_text()
     assert sum(int((w != 0).sum()) for w in weights.values()) == int(said.replace(",", ""))
 
+    page.get_by_label("Compact", exact=True).check()
+    with page.expect_download(timeout=PATIENCE) as downloading:
+        page.get_by_role("link", name="safetensors").click()
+    assert downloading.value.suggested_filename == file.name.replace(".", "-compact.")
+    expect(page.locator("#download-answer")).to_contain_text("multiply adds before")
+
 
 def test_the_list_shows_the_front_and_leads_to_the_job(watched: Watched, traced: str) -> None:
     page = watched.open("/")

@@ -127,6 +127,15 @@ def test_export_writes_the_file(there: Settings, tmp_path: Path) -> None:
     assert "n nonzero" in result.stdout
 
 
+def test_a_compact_export_says_what_it_saves(there: Settings, tmp_path: Path) -> None:
+    index = json.loads(run("select", "1", "--sparsity", "0.7", "--json").stdout)["index"]
+    path = tmp_path / "net.safetensors"
+    said = run("export", "1", str(index), "--compact", "-o", str(path)).stdout.replace("\n", " ")
+    for what in ("bytes before", "n params before", "multiply adds before", "max difference"):
+        assert what in said
+    assert f"bytes {path.stat().st_size}" in said
+
+
 def test_datasets_are_added_and_listed(here: Settings, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(30)))
     run("datasets", "add", "mine.csv", "--name", "thirty")
@@ -167,6 +176,7 @@ def test_the_same_commands_work_through_a_running_service(
     assert json.loads(run("select", "1", "--knee", "--json").stdout) in document["points"]
     assert "completed" in run("jobs").stdout
     run("export", "1", "0", "-o", str(tmp_path / "net.safetensors"))
+    assert "bytes before" in run("export", "1", "0", "--compact", "-o", str(tmp_path / "compact.safetensors")).stdout
     assert "compare" in run("--help").stdout
     refitted: dict[str, Any] = json.loads(run("refit", "1", "--epochs", "1", "--json").stdout)
     assert refitted == httpx2.get(f"{served}/api/v1/jobs/2/front").json()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ import torch
 from fastapi.testclient import TestClient
 
 from app.documents import front_document, plain
-from app.service import open_store
+from app.service import Service, open_store
 from app.settings import Settings
+from engine.export import load
 from engine.spec import JobSpec, rebuild
+from storage.store import Store
+from tests.app.conftest import TINY, work_off
 
 JOB = "/api/v1/jobs/1"
 
@@ -129,6 +133,39 @@ def test_onnx_is_checked_before_it_is_handed_out(reader: TestClient) -> None:
     assert response.status_code == 200, response.text
     onnx.checker.check_model(onnx.load_from_string(response.content))
     assert float(response.headers["x-paretopath-max-difference"]) < 1e-4
+
+
+@pytest.mark.parametrize("form", ["safetensors", "state_dict", "sparse"])
+def test_a_compact_network_answers_alike_and_is_smaller(
+    reader: TestClient, traced: Settings, form: str, tmp_path: Path
+) -> None:
+    index = reader.get(f"{JOB}/select?sparsity=0.7").json()["index"]
+    response = reader.get(f"{JOB}/points/{index}/export/{form}?compact=true")
+    assert response.status_code == 200, response.text
+    name = response.headers["content-disposition"].partition('filename="')[2].strip('"')
+    assert name.startswith(f"paretopath-job1-point{index}-compact.")
+    (tmp_path / name).write_bytes(response.content)
+    compact, whole = load(tmp_path / name), module_of(traced, index)
+    samples = torch.randn(20, 4)
+    assert torch.allclose(compact(samples), whole(samples), atol=1e-5)
+    said = {key.removeprefix("x-paretopath-"): value for key, value in response.headers.items()}
+    assert int(said["n-params"]) == sum(p.numel() for p in compact.parameters()) < int(said["n-params-before"])
+    assert int(said["multiply-adds"]) < int(said["multiply-adds-before"])
+    assert int(said["bytes"]) == len(response.content)
+    assert int(said["bytes-before"]) == len(reader.get(f"{JOB}/points/{index}/export/{form}").content)
+    assert float(said["max-difference"]) < 1e-4
+
+
+def test_a_network_that_cannot_be_made_smaller_is_refused_but_exported_whole(client: TestClient, store: Store) -> None:
+    body = {**TINY, "network": "tests.app.parts:branching"}
+    job = Service(store, allow_paths=True).submit(body)["id"]
+    work_off(store, job)
+    url = f"/api/v1/jobs/{job}/points/0/export/safetensors"
+    refused = client.get(f"{url}?compact=true")
+    assert refused.status_code == 422
+    assert "Branching" in refused.json()["detail"]
+    assert "known to work" in refused.json()["detail"]
+    assert client.get(url).status_code == 200
 
 
 def test_fronts_are_compared_below_one_reference(reader: TestClient) -> None:

@@ -182,6 +182,7 @@ def test_a_point_explains_itself_and_offers_every_format(client: TestClient, sto
     found = page(client, f"/jobs/{job}/points/2")
     offered = [a["href"] for a in found.all("a") if "data-download" in a]
     assert offered == [f"/api/v1/jobs/{job}/points/2/export/{name}" for name in registries()["exports"]]
+    assert [box["type"] for box in found.all("input") if box.get("id") == "compact"] == ["checkbox"]
     for said in ("Point 2", "2 of 8 weights", "proximal step", "0.weight", "2 of 6"):
         assert said in found.text or said.replace("2 of 6", "units alive") in found.text
 
