@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 BAD_INPUT = 2
+DAMAGED = 3
 INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
-    """Commands whose refusals become one sentence and exit code 2."""
+    """Commands whose refusals become one sentence and exit code 2, or 3 where stored data is damaged."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -40,7 +41,8 @@ class Commands(TyperGroup):
             if sentence is None:
                 raise
             typer.echo(f"paretopath: {sentence}", err=True)
-            raise typer.Exit(BAD_INPUT) from error
+            damaged = isinstance(error, _loaded("storage.errors", "Corrupt"))
+            raise typer.Exit(DAMAGED if damaged else BAD_INPUT) from error
 
 
 app = typer.Typer(
@@ -272,6 +274,88 @@ def migrate(database_url: Database = None) -> None:
         store.migrate()
         store.check_schema()
     terminal.say("the database has this version's tables")
+
+
+@app.command()
+def thin(
+    job: JobArgument,
+    keep: Annotated[int | None, typer.Option(help="Keep so many well-spread points of the front.")] = None,
+    nondominated: Annotated[bool, typer.Option("--nondominated", help="Keep all points that no other beats.")] = False,
+    objectives: Objectives = "penalty,loss",
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Delete points of a job that has ended, with their weights; it cannot go on afterwards."""
+    from app import terminal
+
+    body = {"keep": keep, "nondominated": nondominated, "objectives": objectives.split(",")}
+    with _backend(server, database_url) as backend:
+        document = backend.thin(job, body)
+    left = document["job"]["progress"]["points"]
+    said = f"job {job}: {document['dropped']} points dropped, {left} left; {document['bytes']:,} bytes of weights freed"
+    terminal.print_json(document) if as_json else terminal.say(said)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only tell.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Rewrite the tables; others wait, and it needs room.")] = False,
+    database_url: Database = None,
+) -> None:
+    """Free what nobody refers to, and give empty pages back to the file system."""
+    from app import terminal
+    from app.service import open_store
+
+    with open_store(_settings(database_url=database_url)) as store:
+        found = store.gc(dry_run, full)
+    would = "would be " if dry_run else ""
+    blobs = f"{found.n_blobs} arrays that nobody refers to, {found.n_bytes:,} bytes, {would}deleted"
+    terminal.say(f"{blobs}; {'about ' * dry_run}{found.disk_bytes:,} bytes {would}freed on disk")
+
+
+@app.command()
+def verify(database_url: Database = None) -> None:
+    """Read everything stored, and name what is damaged."""
+    from app import terminal
+    from app.service import open_store
+
+    with open_store(_settings(database_url=database_url)) as store:
+        found = store.verify()
+    for damage in found:
+        terminal.say(f"{damage.what}: {damage.why}")
+    terminal.say(f"{len(found)} damages found" if found else "everything stored is as it was written")
+    raise typer.Exit(DAMAGED if found else 0)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    database_url: Database = None,
+) -> None:
+    """Write a SQLite database to one file, while others use it."""
+    from app import terminal
+    from storage.store import Store
+
+    with Store(_settings(database_url=database_url).url) as store:
+        store.back_up(file, force)
+    terminal.say(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What backup wrote.", metavar="FILE")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the database if it exists.")] = False,
+    database_url: Database = None,
+) -> None:
+    """Make a SQLite database what a backup holds; stop the service and its workers first."""
+    from app import terminal
+    from storage.store import Store
+
+    with Store(_settings(database_url=database_url).url) as store:
+        store.restore(file, force)
+    terminal.say(f"the database is what {file} holds")
 
 
 @app.command()

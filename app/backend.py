@@ -38,6 +38,9 @@ class Backend(Protocol):
     def request(self, job_id: int, what: Request) -> Document:
         """Cancel, pause or resume a job."""
 
+    def thin(self, job_id: int, body: Mapping[str, Any]) -> Document:
+        """Delete points of a job that has ended."""
+
     def front(self, job_id: int, objectives: Sequence[str], nondominated: bool = False) -> Document:
         """The front document."""
 

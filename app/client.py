@@ -10,8 +10,9 @@ import httpx2
 from app.backend import Download
 from app.choosing import Choice
 from app.documents import Document
-from app.errors import Refused
+from app.errors import DAMAGED_TYPE, Refused
 from engine.errors import InvalidSpec
+from storage.errors import Corrupt
 from storage.records import Request
 
 PREFIX = "x-paretopath-"
@@ -56,6 +57,10 @@ class Remote:
     def request(self, job_id: int, what: Request) -> Document:
         """Cancel, pause or resume a job."""
         return self._document("POST", f"/jobs/{job_id}/{what}")
+
+    def thin(self, job_id: int, body: Mapping[str, Any]) -> Document:
+        """Delete points of a job that has ended."""
+        return self._document("POST", f"/jobs/{job_id}/thin", json=body)
 
     def front(self, job_id: int, objectives: Sequence[str], nondominated: bool = False) -> Document:
         """The front document."""
@@ -122,15 +127,16 @@ class Remote:
     def _check(self, answer: httpx2.Response) -> httpx2.Response:
         if answer.is_error:
             answer.read()
-            raise Refused(_detail(answer))
+            raise _error(answer)
         return answer
 
 
-def _detail(answer: httpx2.Response) -> str:
+def _error(answer: httpx2.Response) -> Refused | Corrupt:
     try:
-        return str(answer.json()["detail"])
+        document = answer.json()
+        return Corrupt(document["detail"]) if document["type"] == DAMAGED_TYPE else Refused(str(document["detail"]))
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {answer.status_code} {answer.reason_phrase}"
+        return Refused(f"the server answered {answer.status_code} {answer.reason_phrase}")
 
 
 def _keyed(key: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from app.errors import Lacking
 from engine.errors import InvalidSpec
 from engine.front import OBJECTIVES, Front, ParetoPoint, minimised
-from storage.records import ENDED, Event, Job, JobState, Upload
+from storage.records import ENDED, Event, Job, JobState, Thinned, Upload
 
 Document = dict[str, Any]
 Orient = Literal["rows", "columns"]
@@ -48,6 +48,7 @@ def job_document(job: Job) -> Document:
         "ended_at": job.ended_at,
         "attempts": job.attempts,
         "worker": job.worker,
+        "thinned": job.n_thinned,
         "progress": progress(job),
     }
     return dict(plain(document))
@@ -121,6 +122,11 @@ def worst_values(front: Front, objectives: Sequence[str]) -> list[float] | None:
 def event_document(event: Event) -> Document:
     """One event of a job."""
     return dict(plain({"seq": event.seq, "kind": event.kind, "data": event.data, "at": event.at}))
+
+
+def thinned_document(thinned: Thinned) -> Document:
+    """A job that was thinned, how many points went and how many bytes of weights with them."""
+    return {"job": job_document(thinned.job), "dropped": thinned.n_dropped, "bytes": thinned.n_bytes}
 
 
 def upload_document(upload: Upload) -> Document:

@@ -1,5 +1,7 @@
 """What can go wrong in the service, beside what the engine and the store refuse; each text is one sentence."""
 
+DAMAGED_TYPE = "urn:paretopath:damaged"
+
 
 class AppError(Exception):
     """Base of all intended errors of the service and the command line."""

@@ -11,10 +11,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from app.errors import Forbidden, Lacking
+from app.errors import DAMAGED_TYPE, Forbidden, Lacking
 from app.schemas import sentence, summary_of
 from engine.errors import EngineError, InvalidSpec
-from storage.errors import Conflict, NotFound, SchemaMismatch, StorageError, Unavailable
+from storage.errors import Conflict, Corrupt, Full, NotFound, SchemaMismatch, StorageError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Conflict, 409),
     (Forbidden, 403),
     (SchemaMismatch, 503),
+    (Full, 507),
     (Unavailable, 503),
     (Lacking, 501),
     (StorageError, 500),
@@ -67,6 +68,7 @@ def install(app: FastAPI) -> None:
     """Answer every intended error, and any other, with a problem document."""
     for kind, status in _STATUS:
         app.add_exception_handler(kind, _handler(status))
+    app.add_exception_handler(Corrupt, _damaged)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(NothingMore, _nothing_more)
@@ -78,6 +80,13 @@ def _handler(status: int) -> Callable[[Request, Exception], Awaitable[Response]]
         return problem(request, status, str(error))
 
     return answer
+
+
+async def _damaged(request: Request, error: Exception) -> Response:
+    log.error("stored data is damaged", path=request.url.path, error=str(error))
+    title = "Stored Data Is Damaged"
+    body = Problem(type=DAMAGED_TYPE, title=title, status=500, detail=str(error), instance=request.url.path)
+    return JSONResponse(body.model_dump(), body.status, media_type=MEDIA_TYPE)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -26,7 +26,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from engine.data import settings as data_settings
-from engine.errors import EngineError, UnknownName
+from engine.errors import EngineError, InvalidSpec, UnknownName
+from engine.front import OBJECTIVES, Front
 from engine.registry import Parameter, lookup, parameters, summary
 from engine.spec import FEWEST_POINTS, MOST_POINTS, JobSpec, Part, registries, shorthand
 from engine.tracers import Budget
@@ -244,6 +245,27 @@ class RefitIn(Strict):
             name=f"refit of {spec.name or f'job {job_id}'}"[:200] if self.name is None else self.name,
             tags=spec.tags if self.tags is None else tuple(self.tags),
         )
+
+
+class ThinIn(Strict):
+    """Which points of a job stay: the body of ``POST /api/v1/jobs/{id}/thin``; exactly one rule."""
+
+    keep: int | None = Field(default=None, ge=2, le=LARGEST_INTEGER, description="So many well-spread points.")
+    nondominated: bool = Field(default=False, description="All points that no other beats.")
+    objectives: list[str] = Field(default=list(OBJECTIVES), min_length=2, max_length=2)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "ThinIn":
+        with _explained():
+            if (self.keep is None) != self.nondominated:
+                raise InvalidSpec("exactly one of keep and nondominated is needed")
+        return self
+
+    def kept(self, front: Front) -> Front:
+        """The points that stay."""
+        if self.keep is None:
+            return front.non_dominated(self.objectives)
+        return front.spread(self.keep, self.objectives)
 
 
 def _plain_part(part: Part) -> dict[str, Any]:

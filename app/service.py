@@ -11,21 +11,23 @@ from app.choosing import Choice, choose
 from app.comparing import COMPARED, Compared, compare_document, compared
 from app.documents import (
     Document,
+    check_objectives,
     event_document,
     front_document,
     job_document,
     point_document,
+    thinned_document,
     upload_document,
 )
 from app.lineages import lineage
 from app.settings import Settings
 from engine.errors import InvalidSpec
-from engine.front import OBJECTIVES
+from engine.front import OBJECTIVES, Front
 from storage.records import ENDED, Request
 from storage.store import Store
 
 if TYPE_CHECKING:
-    from app.schemas import JobIn, RefitIn
+    from app.schemas import JobIn, RefitIn, ThinIn
     from engine.spec import JobSpec
 
 
@@ -89,6 +91,27 @@ class Service:
     def request(self, job_id: int, what: Request) -> Document:
         """Cancel, pause or resume a job."""
         return job_document(self.store.request(job_id, what))
+
+    def thin(self, job_id: int, body: "Mapping[str, Any] | ThinIn") -> Document:
+        """Delete points of a job that has ended.
+
+        Raises
+        ------
+        NotFound
+            If there is no such job.
+        Conflict
+            If it has not ended, or an unfinished job needs its networks.
+        InvalidSpec
+        """
+        from app.schemas import ThinIn
+
+        wanted = body if isinstance(body, ThinIn) else ThinIn.model_validate(body)
+
+        def keep(front: Front) -> Front:
+            check_objectives(front, wanted.objectives)
+            return wanted.kept(front)
+
+        return thinned_document(self.store.thin(job_id, keep))
 
     def front(self, job_id: int, objectives: Sequence[str] = OBJECTIVES, nondominated: bool = False) -> Document:
         """The front document."""

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     lease_seconds, heartbeat_seconds : float
         A worker that has not renewed its lease for `lease_seconds` is taken for dead; it renews every
         `heartbeat_seconds`, which is also how soon it learns of a cancellation.
+    patience_seconds : float
+        How long a worker with a network in hand waits for a database that does not answer, is full or takes no writes.
     grace_seconds : float
         How long a worker may go on after a cancellation before it is killed.
     poll_seconds : float
@@ -62,6 +64,7 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
     lease_seconds: float = Field(default=30.0, gt=0)
     heartbeat_seconds: float = Field(default=0.5, gt=0)
+    patience_seconds: float = Field(default=600.0, ge=0)
     grace_seconds: float = Field(default=20.0, gt=0)
     poll_seconds: float = Field(default=0.25, gt=0)
 

@@ -39,7 +39,8 @@ def worker_of(store: Store, settings: Settings, name: str | None = None, on_inte
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     called = name or worker_name()
-    return Worker(store, called, settings.lease_seconds, settings.heartbeat_seconds, on_interrupt)
+    times = settings.lease_seconds, settings.heartbeat_seconds
+    return Worker(store, called, *times, on_interrupt, settings.patience_seconds)
 
 
 def _points(store: Store, service: Service, settings: Settings, job_id: int) -> Points:

@@ -21,11 +21,12 @@ from typing import TypeVar
 
 import structlog
 
+from app.patience import Patience, PatientStore
 from engine.errors import EngineError, InvalidData
 from engine.front import ParetoPoint, Waypoint
 from engine.spec import JobSpec, build
 from engine.tracers import Tracer
-from storage.errors import LeaseLost, NotFound, StorageError
+from storage.errors import Corrupt, LeaseLost, NotFound, StorageError, Unavailable
 from storage.records import JobState, Lease
 from storage.store import Store
 
@@ -98,15 +99,21 @@ class Interruptions:
                 return
             yield item  # type: ignore[misc]
 
+    def sleep(self, seconds: float) -> None:
+        """Wait interruptibly."""
+        with self.computing():
+            time.sleep(seconds)
+
     @contextmanager
     def computing(self) -> Generator[None]:
         """A stretch in which wishes raise `Interrupted`, pending ones at once."""
+        before = self._computing
         try:
             self._computing = True
             self.check()
             yield
         finally:
-            self._computing = False
+            self._computing = before
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._note(self._signals.get(signal.Signals(number)))
@@ -134,6 +141,7 @@ class Heartbeat:
         self._store, self._lease, self._interruptions = store, lease, interruptions
         self._every, self._lasting = every, lasting
         self._stopped = threading.Event()
+        self._warned = False
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
@@ -156,9 +164,16 @@ class Heartbeat:
         except LeaseLost:
             return Wish.LOST
         except StorageError as error:
-            log.warning("lease not renewed", job_id=self._lease.job_id, error=str(error))
+            self._warn(error)
             return None
+        self._warned = False
         return None if wanted == "run" else Wish(wanted)
+
+    def _warn(self, error: StorageError) -> None:
+        """Once for each time that the database does not answer."""
+        if not self._warned:
+            log.warning("lease not renewed", job_id=self._lease.job_id, error=str(error))
+        self._warned = True
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,8 @@ class Worker:
         A lease lasts so long and is renewed so often.
     on_interrupt : Wish
         What Ctrl-C means: give the job back, or cancel it.
+    patience_seconds : float
+        How long a database that does not answer is waited for at a time.
     """
 
     store: Store
@@ -181,6 +198,7 @@ class Worker:
     lease_seconds: float = 30.0
     heartbeat_seconds: float = 0.5
     on_interrupt: Wish = Wish.RELEASE
+    patience_seconds: float = 600.0
 
     def claim(self, job_id: int | None = None) -> Lease | None:
         """The right to work on `job_id`, or on the oldest waiting job; None if there is nothing to do."""
@@ -206,60 +224,85 @@ class Worker:
                 log.info("worker stopped")
 
     def _one_or_wait(self, interruptions: Interruptions, poll_seconds: float) -> None:
-        lease = self.claim()
+        lease = self._claim_if_possible()
         if lease is None:
-            with interruptions.computing():
-                time.sleep(poll_seconds)
+            interruptions.sleep(poll_seconds)
         else:
             for _ in self.work(lease, interruptions):
                 pass
+
+    def _claim_if_possible(self) -> Lease | None:
+        try:
+            return self.claim()
+        except Unavailable as error:
+            log.warning("waiting for the database", error=str(error))
+            return None
 
     def _signals(self) -> tuple[tuple[signal.Signals, Wish], ...]:
         return (signal.SIGTERM, Wish.RELEASE), (signal.SIGINT, self.on_interrupt)
 
     def _until_interrupted(self, lease: Lease, within: Interruptions | None) -> Iterator[ParetoPoint]:
         with Interruptions(self._signals(), within) as interruptions:
-            beat = Heartbeat(self.store, lease, interruptions, self.heartbeat_seconds, self.lease_seconds)
+            store = PatientStore(self.store, Patience(self.patience_seconds, interruptions.sleep))
             try:
-                with beat:
-                    ended = yield from self._trace(lease, interruptions)
+                state, reason = yield from self._outcome(store, lease, interruptions)
+                store.finish(lease, state, reason)
+                log.info("job ended", state=str(state), reason=reason)
             except Interrupted as interrupted:
                 self._stop(lease, interrupted.wish)
-            except EngineError as error:
-                self._fail(lease, str(error))
-            except NotFound as error:
-                self._fail(lease, f"{error}, which this job needs")
-            except LeaseLost:
-                raise
-            except Exception as error:
-                log.exception("job failed")
-                self.store.log(lease, traceback.format_exc())
-                self._fail(lease, f"{type(error).__name__}: {_first_line(error)}")
-            else:
-                self.store.finish(lease, JobState.COMPLETED, ended)
-                log.info("job completed", reason=ended)
+            except Unavailable as error:
+                self._give_up(lease, f"{error}; the worker waited for {self.patience_seconds:g} seconds")
 
-    def _trace(self, lease: Lease, interruptions: Interruptions) -> Generator[ParetoPoint, None, str]:
+    def _outcome(
+        self, store: PatientStore, lease: Lease, interruptions: Interruptions
+    ) -> Generator[ParetoPoint, None, tuple[JobState, str]]:
+        """Go along the path; how the job ended, and why."""
+        try:
+            with Heartbeat(self.store, lease, interruptions, self.heartbeat_seconds, self.lease_seconds):
+                ended = yield from self._trace(store, lease, interruptions)
+        except (Interrupted, LeaseLost, Unavailable):
+            raise
+        except (EngineError, Corrupt) as error:
+            return JobState.FAILED, str(error)
+        except NotFound as error:
+            return JobState.FAILED, f"{error}, which this job needs"
+        except Exception as error:
+            log.exception("job failed")
+            store.log(lease, traceback.format_exc())
+            return JobState.FAILED, f"{type(error).__name__}: {_first_line(error)}"
+        return JobState.COMPLETED, ended
+
+    def _trace(
+        self, store: PatientStore, lease: Lease, interruptions: Interruptions
+    ) -> Generator[ParetoPoint, None, str]:
         with interruptions.computing():
-            tracer, path = _path(self.store, lease)
+            tracer, path = _path(store, lease)
         for waypoint in interruptions.each(path):
-            self.store.append(lease, waypoint)
+            store.append(lease, waypoint)
             log.info("point stored", index=waypoint.point.index, loss=waypoint.point.loss)
             yield waypoint.point
         return tracer.ended
 
     def _stop(self, lease: Lease, wish: Wish) -> None:
+        """Do what was wished; where the database does not answer, whoever finds the stale lease does."""
         log.info("job interrupted", wish=str(wish))
-        if wish is Wish.RELEASE:
-            self.store.release(lease)
-        elif wish is Wish.PAUSE:
-            self.store.finish(lease, JobState.PAUSED, "paused on request")
-        elif wish is Wish.CANCEL:
-            self.store.finish(lease, JobState.CANCELLED, "cancelled on request")
+        try:
+            if wish is Wish.RELEASE:
+                self.store.release(lease)
+            elif wish is Wish.PAUSE:
+                self.store.finish(lease, JobState.PAUSED, "paused on request")
+            elif wish is Wish.CANCEL:
+                self.store.finish(lease, JobState.CANCELLED, "cancelled on request")
+        except Unavailable as error:
+            log.warning("job left to its lease", error=str(error))
 
-    def _fail(self, lease: Lease, reason: str) -> None:
+    def _give_up(self, lease: Lease, reason: str) -> None:
+        """Fail the job where that can be written; else its lease goes stale and another worker tries."""
         log.error("job failed", reason=reason)
-        self.store.finish(lease, JobState.FAILED, reason)
+        try:
+            self.store.finish(lease, JobState.FAILED, reason)
+        except Unavailable as error:
+            log.warning("job left to its lease", error=str(error))
 
 
 def worker_name() -> str:
@@ -267,7 +310,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def _path(store: Store, lease: Lease) -> tuple[Tracer, Iterator[Waypoint]]:
+def _path(store: PatientStore, lease: Lease) -> tuple[Tracer, Iterator[Waypoint]]:
     job = lease.job
     experiment = build(JobSpec.from_dict(job.spec), store.upload_bytes, store.trail)
     if experiment.dataset.digest != job.facts["data_digest"]:

@@ -201,6 +201,34 @@ class Front:
         kept = finite[moocore.is_nondominated(values[finite], keep_weakly=False)] if len(finite) else finite
         return Front(tuple(self.points[i] for i in kept[np.argsort(values[kept, 0], kind="stable")]))
 
+    def spread(self, n_points: int, objectives: Sequence[str] = OBJECTIVES) -> "Front":
+        """Well-spread points that no other beats: at most so many, the front's ends among them.
+
+        From the ends on, the point furthest from those chosen comes next, with both objectives scaled to [0, 1]. So
+        the largest gap, from a point left out to the nearest chosen one, is at most twice the least possible.
+
+        Parameters
+        ----------
+        n_points : int
+            At least 2.
+
+        Raises
+        ------
+        InvalidSpec
+            If `n_points` is less than 2.
+
+        References
+        ----------
+        Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38, 1985.
+        """
+        if n_points < 2:
+            raise InvalidSpec(f"{n_points} points cannot be spread; 2 and more can")
+        front = self.non_dominated(objectives)
+        if len(front) <= n_points:
+            return front
+        chosen = _spread(_unit(front.values(objectives)), n_points)
+        return Front(tuple(front.points[i] for i in sorted(chosen)))
+
     def hypervolume(self, reference: Sequence[float] | None = None, objectives: Sequence[str] = OBJECTIVES) -> float:
         """Area that the front dominates below `reference` (Zitzler, Thiele, IEEE TEC 1999); 0 for an empty front.
 
@@ -279,6 +307,16 @@ class Front:
         if not len(front):
             raise InvalidSpec("this front has no points yet")
         return front
+
+
+def _spread(values: Array, n_points: int) -> list[int]:
+    """Places of rows far from each other, the first and the last row among them."""
+    chosen = [0, len(values) - 1]
+    nearest = np.minimum(*(np.linalg.norm(values - values[i], axis=1) for i in chosen))
+    while len(chosen) < n_points:
+        chosen.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, np.linalg.norm(values - values[chosen[-1]], axis=1))
+    return chosen
 
 
 def _unit(values: Array) -> Array:

@@ -3,22 +3,26 @@
 from storage.errors import (
     Conflict,
     Corrupt,
+    Full,
     InvalidArray,
     InvalidDatabase,
     LeaseLost,
     NotFound,
+    ReadOnly,
     SchemaMismatch,
     StorageError,
     Unavailable,
 )
-from storage.records import ENDED, Event, Job, JobState, Lease, Request, Upload, Wanted
+from storage.records import ENDED, Damage, Event, Job, JobState, Lease, Reclaimed, Request, Thinned, Upload, Wanted
 from storage.store import Store
 
 __all__ = [
     "ENDED",
     "Conflict",
     "Corrupt",
+    "Damage",
     "Event",
+    "Full",
     "InvalidArray",
     "InvalidDatabase",
     "Job",
@@ -26,10 +30,13 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "NotFound",
+    "ReadOnly",
+    "Reclaimed",
     "Request",
     "SchemaMismatch",
     "StorageError",
     "Store",
+    "Thinned",
     "Unavailable",
     "Upload",
     "Wanted",

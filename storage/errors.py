@@ -10,7 +10,9 @@
     ├── Corrupt          stored bytes are not what was written
     ├── InvalidArray     an array that cannot be stored
     ├── InvalidDatabase  a database address that cannot work
-    └── Unavailable      the database does not answer
+    └── Unavailable      the database does not answer; asking again later may help
+        ├── Full         it has no room for more
+        └── ReadOnly     it takes no writes
 """
 
 
@@ -47,4 +49,12 @@ class InvalidDatabase(StorageError):
 
 
 class Unavailable(StorageError):
-    """The database does not answer, or stayed locked for too long."""
+    """The database does not answer, or stayed locked for too long; asking again later may help."""
+
+
+class Full(Unavailable):
+    """The database has no room for more; nothing was written."""
+
+
+class ReadOnly(Unavailable):
+    """The database takes no writes."""

@@ -19,8 +19,11 @@ ATTEMPTS = 3
 DOOMED = and_(STALE, or_(J.wanted != "run", J.attempts >= ATTEMPTS))
 CLAIMABLE = or_(J.state == str(JobState.QUEUED), and_(STALE, J.wanted == "run", J.attempts < ATTEMPTS))
 NEW = {"wanted": "run", "fence": 0, "attempts": 0, "n_points": 0, "effort": 0.0, "seconds": 0.0, "reason": ""}
-NAMES = "id state spec facts name reason created_at started_at ended_at attempts n_points effort seconds wanted worker"
-COLUMNS = (*(J[name] for name in NAMES.split()), STALE.label("stale"))
+NAMES = (
+    *("id", "state", "spec", "facts", "name", "reason", "created_at", "started_at", "ended_at", "attempts"),
+    *("n_points", "n_thinned", "effort", "seconds", "wanted", "worker"),
+)
+COLUMNS = (*(J[name] for name in NAMES), STALE.label("stale"))
 TIMES = ("created_at", "started_at", "ended_at")
 
 
@@ -80,6 +83,17 @@ def remove(connection: Connection, job_id: int) -> None:
     points.free(connection, blobs)
 
 
+def running(connection: Connection) -> tuple[int, ...]:
+    """Jobs that a live worker has."""
+    return tuple(connection.execute(select(J.id).where(RUNNING, ~STALE).order_by(J.id)).scalars())
+
+
+def followers(connection: Connection, job_id: int) -> tuple[int, ...]:
+    """Jobs that have not ended and need the networks of this one."""
+    waiting = connection.execute(select(J.id, J.facts).where(J.state.not_in(map(str, ENDED))).order_by(J.id))
+    return tuple(row.id for row in waiting if row.facts.get("follows") == job_id)
+
+
 def request(connection: Connection, job_id: int, what: Request) -> Job:
     """Cancel, pause or resume a job: at once, or by asking its worker."""
     steps: Mapping[str, Callable[[Connection, Job], None]] = {"cancel": _cancel, "pause": _pause, "resume": _resume}
@@ -94,6 +108,7 @@ def extend(connection: Connection, job_id: int, spec: Mapping[str, Any], facts: 
     job = find(connection, job_id, lock=True)
     if job.state not in ENDED | {JobState.PAUSED}:
         raise Conflict(f"job {job_id} is {job.state}; jobs that have ended or are paused can be extended")
+    _refuse_thinned(job)
     move(connection, job_id, JobState.QUEUED, attempts=0, spec=dict(spec), facts=dict(facts))
     return find(connection, job_id)
 
@@ -130,9 +145,18 @@ def _resume(connection: Connection, job: Job) -> None:
     if job.state is JobState.RUNNING and job.wanted == "pause":
         _want(connection, job, "run")
     elif job.state in {JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}:
+        _refuse_thinned(job)
         move(connection, job.id, JobState.QUEUED, attempts=0)
     else:
         raise Conflict(f"job {job.id} is {_described(job)}; paused, failed and cancelled jobs can be resumed")
+
+
+def _refuse_thinned(job: Job) -> None:
+    if job.n_thinned:
+        raise Conflict(
+            f"job {job.id} was thinned and cannot go on, as {job.n_thinned} of the points it would need are gone;"
+            " it can be selected from, exported, compared and refitted, or traced anew as another job"
+        )
 
 
 def _described(job: Job) -> str:

@@ -5,14 +5,16 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Column, Connection, FromClause, Select, and_, delete, exists, literal, or_, select
 
 from engine.front import Front, Layer, ParetoPoint, Waypoint
 from storage import tables, weights
 from storage.database import add_and_lock, add_unless_there
-from storage.errors import Conflict, NotFound
+from storage.errors import Conflict, Corrupt, NotFound
+
+T = TypeVar("T")
 
 FLOATS = ("loss", "penalty", "lam", "residual", "effort", "seconds")
 INTEGERS = ("index", "sweep", "n_nonzero", "n_params")
@@ -33,6 +35,7 @@ COLUMNS = [tables.points.c[name] for name in (*FIELDS, "metrics", "layers", "odd
 METRICS, LAYERS, ODD = len(FIELDS), len(FIELDS) + 1, len(FIELDS) + 2
 NO_LAYERS = literal("[]").label("layers")
 PARTS = ("theta", "buffers", "memory")
+UNREFERENCED = ~exists().where(or_(*(tables.weights.c[part] == tables.blobs.c.digest for part in PARTS)))
 
 
 class Packed(NamedTuple):
@@ -91,14 +94,16 @@ def waypoint(connection: Connection, job_id: int, index: int) -> Waypoint:
     Corrupt
         If its stored bytes are damaged.
     """
-    both = tables.points.join(tables.weights)
+    both = tables.points.outerjoin(tables.weights)
     row = connection.execute(_one(job_id, index, both, *(tables.weights.c[part] for part in PARTS))).one_or_none()
     if row is None:
         raise _missing(job_id, index)
-    theta, buffers, memory = _blobs(connection, row[len(COLUMNS) :])
-    return Waypoint(
-        decoded([row])[0], weights.decode(*theta), weights.decode_arrays(*buffers), weights.decode_arrays(*memory)
-    )
+    try:
+        theta, buffers, memory = _blobs(connection, row[len(COLUMNS) :])
+        arrays = weights.decode(*theta), weights.decode_arrays(*buffers), weights.decode_arrays(*memory)
+    except Corrupt as error:
+        raise Corrupt(f"point {index} of job {job_id} is damaged: {error}") from error
+    return Waypoint(decoded([row])[0], *arrays)
 
 
 def point(connection: Connection, job_id: int, index: int) -> ParetoPoint:
@@ -115,23 +120,56 @@ def point(connection: Connection, job_id: int, index: int) -> ParetoPoint:
     return decoded([row])[0]
 
 
-def digests(connection: Connection, job_id: int) -> set[str]:
-    """Addresses of all blobs of a job."""
+def number(connection: Connection, job_id: int, packed: Packed) -> int | None:
+    """The sequence number of the event that told of just this waypoint; None where it is not stored."""
+    e, w, p = tables.events.c, tables.weights.c, tables.points.c
+    index, digests = packed.numbers["index"], {part: weights.digest(blob) for part, blob in packed.blobs.items()}
+    query = select(e.seq, *COLUMNS).select_from(tables.points.join(tables.weights))
+    query = query.join(tables.events, and_(e.job_id == p.job_id, e.index == p.index, e.kind == "point"))
+    mine = [p.job_id == job_id, p.index == index, *(w[part] == digest for part, digest in digests.items())]
+    for seq, *numbers in connection.execute(query.where(*mine)):
+        if all(value == packed.numbers[column.name] for value, column in zip(numbers, COLUMNS, strict=True)):
+            return int(seq)
+    return None
+
+
+def digests(connection: Connection, job_id: int, indices: Sequence[int] | None = None) -> set[str]:
+    """Addresses of the blobs of a job, or of some of its points."""
     w = tables.weights.c
-    rows = connection.execute(select(*(w[part] for part in PARTS)).where(w.job_id == job_id))
+    query = select(*(w[part] for part in PARTS)).where(w.job_id == job_id)
+    rows = connection.execute(query if indices is None else query.where(w.index.in_(indices)))
     return {digest for row in rows for digest in row}
 
 
-def free(connection: Connection, candidates: Iterable[str]) -> None:
-    """Delete those blobs that no waypoint refers to.
+def drop(connection: Connection, job_id: int, indices: Sequence[int]) -> int:
+    """Delete points of a job with their weights and events; how many bytes of weights that freed."""
+    blobs: set[str] = set()
+    for some in batches(indices):
+        p, e = tables.points.c, tables.events.c
+        blobs |= digests(connection, job_id, some)
+        connection.execute(delete(tables.events).where(e.job_id == job_id, e.kind == "point", e.index.in_(some)))
+        connection.execute(delete(tables.points).where(p.job_id == job_id, p.index.in_(some)))
+    return sum(free(connection, blobs))
+
+
+def free(connection: Connection, candidates: Iterable[str]) -> list[int]:
+    """Delete those blobs that no waypoint refers to; the size of each.
 
     The blobs are locked before they are judged: a worker that is just now storing a reference finishes first.
     """
-    for some in _batches(sorted(candidates)):
-        b, w = tables.blobs.c, tables.weights.c
+    freed: list[int] = []
+    for some in batches(sorted(candidates)):
+        b = tables.blobs.c
         connection.execute(select(b.digest).where(b.digest.in_(some)).order_by(b.digest).with_for_update())
-        referred = exists().where(or_(*(w[part] == b.digest for part in PARTS)))
-        connection.execute(delete(tables.blobs).where(b.digest.in_(some), ~referred))
+        orphaned = delete(tables.blobs).where(b.digest.in_(some), UNREFERENCED)
+        freed.extend(connection.execute(orphaned.returning(b.size)).scalars())
+    return freed
+
+
+def unreferenced(connection: Connection) -> dict[str, int]:
+    """Blobs that no waypoint refers to, with their sizes."""
+    b = tables.blobs.c
+    return {row.digest: row.size for row in connection.execute(select(b.digest, b.size).where(UNREFERENCED))}
 
 
 def decoded(rows: Iterable[Sequence[Any]]) -> tuple[ParetoPoint, ...]:
@@ -196,10 +234,13 @@ def _blobs(connection: Connection, addresses: Sequence[str]) -> list[tuple[bytes
     b = tables.blobs.c
     rows = connection.execute(select(b.digest, b.payload).where(b.digest.in_(addresses)))
     payloads = {row.digest: bytes(row.payload) for row in rows}
+    if lost := [address or "of this point" for address in addresses if address not in payloads]:
+        raise Corrupt(f"the stored bytes {lost[0]} are missing")
     return [(payloads[address], address) for address in addresses]
 
 
-def _batches(values: Sequence[str], size: int = 1000) -> Iterator[Sequence[str]]:
+def batches(values: Sequence[T], size: int = 1000) -> Iterator[Sequence[T]]:
+    """The values, as many at a time as a statement may name."""
     return (values[i : i + size] for i in range(0, len(values), size))
 
 

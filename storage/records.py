@@ -45,6 +45,8 @@ class Job:
     attempts : int
         Claims since the last new point.
     n_points : int
+    n_thinned : int
+        Points that were thinned out; where there are any, the job cannot go on.
     effort, seconds : float
         Of the newest point: full passes over the data, seconds of work.
     wanted : {"run", "pause", "cancel"}
@@ -67,6 +69,7 @@ class Job:
     ended_at: datetime | None
     attempts: int
     n_points: int
+    n_thinned: int
     effort: float
     seconds: float
     wanted: Wanted
@@ -138,3 +141,57 @@ class Upload:
     size: int
     shapes: Mapping[str, Any]
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """What thinning a job did.
+
+    Parameters
+    ----------
+    job : Job
+        As it stands now.
+    n_dropped : int
+        Points that are gone with their weights.
+    n_bytes : int
+        What their weights took, as far as no other point shares them.
+    """
+
+    job: Job
+    n_dropped: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What collecting garbage freed, or would free.
+
+    Parameters
+    ----------
+    n_blobs : int
+        Stored arrays that no point refers to.
+    n_bytes : int
+        What they take, as stored.
+    disk_bytes : int
+        By how much the database shrinks on disk; an estimate where nothing was done yet.
+    """
+
+    n_blobs: int
+    n_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something stored that is not what was written.
+
+    Parameters
+    ----------
+    what : str
+        Whose it is, such as ``point 3 of job 1`` or ``upload 'mine'``.
+    why : str
+        What is wrong with it, one sentence.
+    """
+
+    what: str
+    why: str

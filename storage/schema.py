@@ -29,7 +29,7 @@ def migrate(connection: Connection) -> None:
     SchemaMismatch
         If the database was made by a newer version.
     """
-    _refuse_newer(revision(connection))
+    refuse_newer(revision(connection))
     command.upgrade(config(connection), "head")
 
 
@@ -42,7 +42,7 @@ def check(connection: Connection) -> None:
         If they are not; the text tells what to run.
     """
     found, head = revision(connection), ScriptDirectory.from_config(config()).get_current_head()
-    _refuse_newer(found)
+    refuse_newer(found)
     if found != head:
         state = f"at revision {found}" if found else "empty"
         raise SchemaMismatch(f"the database is {state}, this version needs {head}; run `paretopath migrate`")
@@ -53,7 +53,13 @@ def revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _refuse_newer(found: str | None) -> None:
+def refuse_newer(found: str | None) -> None:
+    """Refuse tables of a revision that this version does not know.
+
+    Raises
+    ------
+    SchemaMismatch
+    """
     known = [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()]
     if found is not None and found not in known:
         raise SchemaMismatch(

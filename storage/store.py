@@ -1,15 +1,16 @@
 """The store: the only door to the database. Every method is one transaction and returns frozen copies."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from sqlalchemy import select
 
 from engine.front import Front, ParetoPoint, Trail, Waypoint
-from storage import events, jobs, leases, points, schema, uploads
-from storage.database import Database
-from storage.errors import NotFound
-from storage.records import Event, Job, JobState, Lease, Request, Upload, Wanted
+from storage import backups, events, jobs, leases, points, schema, space, thinning, uploads, verifying
+from storage.database import BUSY_SECONDS, Database
+from storage.errors import Conflict, NotFound, SchemaMismatch, Unavailable
+from storage.records import Damage, Event, Job, JobState, Lease, Reclaimed, Request, Thinned, Upload, Wanted
 from storage.uploads import Files
 
 
@@ -22,16 +23,18 @@ class Store:
     ----------
     url : str
         ``sqlite:///path.db`` or ``postgresql://user@host/name``.
+    busy_seconds : float
+        How long a locked SQLite file is waited for.
 
     Raises
     ------
     InvalidDatabase
-        If `url` is neither. Any method raises `Unavailable` where the database does not answer
-        and `SchemaMismatch` where its tables are not there.
+        If `url` is neither. Any method raises `Unavailable` where the database does not answer (`Full` and `ReadOnly`
+        where it cannot be written), `SchemaMismatch` where its tables are not there and `Corrupt` where it is damaged.
     """
 
-    def __init__(self, url: str) -> None:
-        self._database = Database(url)
+    def __init__(self, url: str, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._database = Database(url, busy_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -57,11 +60,15 @@ class Store:
     def migrate(self) -> None:
         """Bring the tables to this version, making them where there are none; safe to call from several processes.
 
+        Nothing is written where they are of this version.
+
         Raises
         ------
         SchemaMismatch
             If the database was made by a newer version.
         """
+        if self._is_current():
+            return
         with self._database.rebuild() as connection:
             schema.migrate(connection)
 
@@ -75,6 +82,60 @@ class Store:
         """
         with self._database.read() as connection:
             schema.check(connection)
+
+    def _is_current(self) -> bool:
+        try:
+            self.check_schema()
+        except (SchemaMismatch, Unavailable):
+            return False
+        return True
+
+    # The database as a whole
+
+    def gc(self, dry_run: bool = False, full: bool = False) -> Reclaimed:
+        """Delete what nobody refers to, and give empty pages back to the file system.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Only tell what would be freed.
+        full : bool
+            Rewrite the tables: gives back all there is, but others wait, and it needs as much room again meanwhile.
+        """
+        return space.collectable(self._database) if dry_run else space.collect(self._database, full)
+
+    def verify(self) -> tuple[Damage, ...]:
+        """Everything stored that is not what was written: all weights and uploads are read."""
+        return tuple(verifying.damages(self._database))
+
+    def back_up(self, file: Path, force: bool = False) -> None:
+        """Write a SQLite database to one file, while others use it.
+
+        Raises
+        ------
+        InvalidDatabase
+            If this is not SQLite; the text names the command to use.
+        Conflict
+            If the file exists, without `force`.
+        NotFound
+            If there is no such database, or no folder for the file.
+        """
+        backups.back_up(self._database.url, file, force)
+
+    def restore(self, file: Path, force: bool = False) -> None:
+        """Make a SQLite database what a backup holds, and bring that to this version.
+
+        Raises
+        ------
+        InvalidDatabase
+            If this is not SQLite; the text names the command to use.
+        NotFound, Corrupt, SchemaMismatch
+            If the file is not there, not intact or no database of this version or an older one; nothing was changed.
+        Conflict
+            If the database exists, without `force`, or if a worker is at work in it.
+        """
+        backups.restore(self._database, file, force)
+        self.migrate()
 
     # Jobs
 
@@ -146,7 +207,7 @@ class Store:
             return jobs.waiting(connection, limit)
 
     def delete(self, job_id: int) -> None:
-        """Delete a job with its points and events, and the weights that no other job shares.
+        """Delete a job with its points and events, and the weights that no other job shares; SQLite's file shrinks.
 
         Raises
         ------
@@ -157,6 +218,30 @@ class Store:
         """
         with self._database.write() as connection:
             jobs.remove(connection, job_id)
+        space.give_back(self._database)
+
+    def thin(self, job_id: int, keep: Callable[[Front], Front]) -> Thinned:
+        """Delete the points of a job that `keep` leaves out, with their weights; the others keep their indices.
+
+        A job some of whose points are gone cannot go on.
+
+        Parameters
+        ----------
+        job_id : int
+        keep : callable
+            The points that stay; given the front without its layers.
+
+        Raises
+        ------
+        NotFound
+            If there is no such job.
+        Conflict
+            If it has not ended, if an unfinished job needs its networks, or if no point would stay.
+        """
+        with self._database.write() as connection:
+            thinned = thinning.thin(connection, job_id, keep)
+        space.give_back(self._database)
+        return thinned
 
     def request(self, job_id: int, what: Request) -> Job:
         """Cancel, pause or resume a job.
@@ -180,7 +265,7 @@ class Store:
         NotFound
             If there is no such job.
         Conflict
-            If its state does not allow it.
+            If its state does not allow it, or if it was thinned and is to be resumed.
         """
         with self._database.write() as connection:
             return jobs.request(connection, job_id, what)
@@ -193,7 +278,7 @@ class Store:
         NotFound
             If there is no such job.
         Conflict
-            If it is queued or running.
+            If it is queued or running, or was thinned.
         """
         with self._database.write() as connection:
             return jobs.extend(connection, job_id, spec, facts)
@@ -258,6 +343,8 @@ class Store:
     def append(self, lease: Lease, waypoint: Waypoint) -> int:
         """Store a point with its weights, buffers, memory and event: all or nothing.
 
+        The same waypoint again is stored once: who lost the answer may ask again.
+
         Returns
         -------
         int
@@ -268,13 +355,20 @@ class Store:
         LeaseLost
             If the job has ended or another worker has it.
         Conflict
-            If the job has a point of that index already.
+            If the job has another point of that index already.
         InvalidArray
             If an array cannot be stored.
         """
         packed = points.pack(waypoint)
-        with self._database.write() as connection:
-            return leases.append(connection, lease, packed)
+        try:
+            with self._database.write() as connection:
+                return leases.append(connection, lease, packed)
+        except Conflict:
+            with self._database.read() as connection:
+                seq = points.number(connection, lease.job_id, packed)
+            if seq is None:
+                raise
+            return seq
 
     def finish(
         self, lease: Lease, state: JobState | Literal["completed", "failed", "cancelled", "paused"], reason: str = ""

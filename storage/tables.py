@@ -104,6 +104,7 @@ jobs = Table(
     Column("fence", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("n_points", Integer, nullable=False),
+    Column("n_thinned", Integer, nullable=False, server_default="0"),
     Column("effort", Double, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("idempotency_key", Line, unique=True),

@@ -89,8 +89,8 @@ def decode_arrays(payload: bytes, address: str | None = None) -> dict[str, Array
         If `payload` is not what `encode_arrays` wrote.
     """
     frame = _frame(payload)
-    if address is not None and hashlib.sha256(frame).hexdigest() != address:
-        raise Corrupt(f"stored bytes do not have the SHA-256 {address} they were written with")
+    if address is not None:
+        _check(frame, address)
     try:
         return dict(_arrays(frame))
     except (ValueError, TypeError, MemoryError) as error:
@@ -100,6 +100,22 @@ def decode_arrays(payload: bytes, address: str | None = None) -> dict[str, Array
 def digest(payload: bytes) -> str:
     """Address of encoded arrays: SHA-256 of their uncompressed form, in hexadecimal."""
     return hashlib.sha256(_frame(payload)).hexdigest()
+
+
+def check(payload: bytes, address: str) -> None:
+    """Do nothing where these are the bytes that were written under `address`.
+
+    Raises
+    ------
+    Corrupt
+        If they are not.
+    """
+    _check(_frame(payload), address)
+
+
+def _check(frame: bytes, address: str) -> None:
+    if hashlib.sha256(frame).hexdigest() != address:
+        raise Corrupt(f"stored bytes do not have the SHA-256 {address} they were written with")
 
 
 def _plain(name: str, array: Array) -> Array:

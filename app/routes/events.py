@@ -11,7 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from app.documents import plain
 from app.problems import NothingMore
 from app.routes.asking import AStore, JobId, TheSettings
-from storage.errors import NotFound
+from storage.errors import NotFound, Unavailable
 from storage.records import ENDED, Event
 from storage.store import Store
 
@@ -45,10 +45,12 @@ async def events(
 
 
 def _news(store: Store, job_id: int, seen: int) -> tuple[bool, tuple[Event, ...]]:
-    """Whether these are the last events, and the events."""
+    """Whether these are the last events, and the events; none while the database does not answer."""
     try:
         ended = store.job(job_id).state in ENDED
+        news = store.events(job_id, after=seen)
     except NotFound:
         return True, ()
-    news = store.events(job_id, after=seen)
+    except Unavailable:
+        return False, ()
     return ended and not news, news

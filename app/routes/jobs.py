@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Header, Query, Response
 
 from app.documents import Document
 from app.routes.asking import AnExecutor, AService, AStore, JobId
-from app.schemas import LARGEST_INTEGER, JobIn, RefitIn
+from app.schemas import LARGEST_INTEGER, JobIn, RefitIn, ThinIn
 from storage.records import JobState, Request
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
@@ -70,6 +70,12 @@ def refit(
 ) -> Document:
     """Queue a job that trains the nonzero weights of this job's networks without the penalty."""
     return _queued(service.refit(job_id, body or RefitIn(), idempotency_key), response, executor)
+
+
+@router.post("/{job_id}/thin")
+def thin(job_id: JobId, body: ThinIn, service: AService) -> Document:
+    """Delete points of a job that has ended, with their weights; it cannot go on afterwards."""
+    return service.thin(job_id, body)
 
 
 @router.delete("/{job_id}", status_code=204)

@@ -119,6 +119,7 @@ class Refit(Tracer):
         self._selection, self._corrector, self.cleanup = selection, corrector, cleanup
         self._seed, self._budget = seed, budget or Budget()
         self._source: Sequence[Waypoint] = ()
+        self._places: dict[int, int] = {}
         self._points: Sequence[ParetoPoint] = ()
         self._chosen: list[ParetoPoint] = []
         self.follows = selection.job
@@ -128,6 +129,7 @@ class Refit(Tracer):
         if not source.points:
             raise InvalidSpec(f"job {self.follows} has no points to refit")
         self._source, self._points = source, source.points
+        self._places = {point.index: place for place, point in enumerate(source.points)}
         self._chosen = self._selection.of(source.points)
         self.expected = len(self._chosen)
 
@@ -150,7 +152,7 @@ class Refit(Tracer):
         return replace(found, point=replace(found.point, index=index, lam=None, residual=None, metrics=metrics))
 
     def _candidates(self, problem: Problem, chosen: ParetoPoint) -> Iterator[_Candidate]:
-        own, draw = state(problem, self._source[chosen.index]), self._draw(chosen.index)
+        own, draw = self._network(problem, chosen), self._draw(chosen.index)
         if self._selection.rewind:
             yield self._ticket(problem, own, chosen.index, draw)
             return
@@ -158,10 +160,13 @@ class Refit(Tracer):
         yield self._refitted(problem, own, chosen.index, draw)
         denser = self._selection.denser(self._points, chosen)
         if denser is not None:
-            start = state(problem, self._source[denser.index])
+            start = self._network(problem, denser)
             theta = pruned(problem.penalty, start.theta, chosen.n_nonzero)
             if int(theta.count_nonzero()) <= chosen.n_nonzero:
                 yield self._refitted(problem, replace(start, theta=theta), denser.index, draw)
+
+    def _network(self, problem: Problem, point: ParetoPoint) -> State:
+        return state(problem, self._source[self._places[point.index]])
 
     def _ticket(self, problem: Problem, own: State, index: int, draw: int) -> _Candidate:
         support = Support(own.theta != 0)

@@ -1,5 +1,6 @@
 """Fronts against brute force."""
 
+import itertools
 import math
 
 import numpy as np
@@ -20,6 +21,7 @@ def front(*pairs: tuple[float, float]) -> Front:
 
 
 finite = st.floats(0, 10, allow_nan=False)
+COORDINATES = st.integers(0, 50).map(float)
 
 
 @given(st.lists(st.tuples(finite, finite), max_size=12))
@@ -52,6 +54,36 @@ def test_accuracy_and_sparsity_are_maximised() -> None:
     )
     kept = Front(points).non_dominated(("sparsity", "test_accuracy"))
     assert {p.index for p in kept} == {0, 1}
+
+
+def gap(kept: Front, whole: Front) -> float:
+    """The largest distance from a point to the nearest kept one, both objectives scaled to [0, 1]."""
+    values, some = whole.values(("penalty", "loss")), kept.values(("penalty", "loss"))
+    low, width = values.min(axis=0), np.ptp(values, axis=0)
+    differences = ((values - low) / width)[:, None] - ((some - low) / width)[None]
+    return float(np.linalg.norm(differences, axis=2).min(axis=1).max())
+
+
+@given(st.lists(st.tuples(COORDINATES, COORDINATES), min_size=4, max_size=9, unique=True), st.integers(2, 5))
+def test_spread_points_leave_at_most_twice_the_least_gap(pairs: list[tuple[float, float]], n_points: int) -> None:
+    whole = front(*pairs).non_dominated()
+    kept = front(*pairs).spread(n_points)
+    assert [p for p in whole if p in kept.points] == list(kept)
+    assert len(kept) == min(n_points, len(whole))
+    if n_points < len(whole):
+        assert (kept.points[0], kept.points[-1]) == (whole.points[0], whole.points[-1])
+        choices = [Front(some) for some in itertools.combinations(whole.points, n_points)]
+        assert gap(kept, whole) <= 2 * min(gap(some, whole) for some in choices) + 1e-9
+
+
+def test_spread_points_are_even_on_a_line() -> None:
+    line = front(*((float(i), 8.0 - i) for i in range(9)))
+    assert [p.index for p in line.spread(5)] == [0, 2, 4, 6, 8]
+    assert [p.index for p in line.spread(2)] == [0, 8]
+    assert line.spread(9) == line.spread(99) == line
+    assert front().spread(3) == front((1, math.nan)).spread(3) == front()
+    with pytest.raises(InvalidSpec, match="1 points cannot be spread"):
+        line.spread(1)
 
 
 def test_knee_of_a_sharp_corner() -> None:

@@ -96,6 +96,17 @@ def test_weights_are_loaded_one_network_at_a_time(traced: list[Waypoint]) -> Non
         assert len(loaded) == count
 
 
+def test_networks_are_told_apart_by_their_numbers_where_some_are_gone(traced: list[Waypoint]) -> None:
+    left = [w for w in traced if w.point.index % 2]
+    trail = Trail(tuple(w.point for w in left), lambda index: traced[index])
+    found = refit(100, 0, Budget(), job=1, epochs=1, dominated=True, prune=False)
+    found.follow(trail)
+    for waypoint in found.trace(problems.digits_network()):
+        source = traced[int(waypoint.point.metrics["source"])]
+        assert source in left
+        assert zeros(waypoint) == zeros(source)
+
+
 def test_a_job_without_points_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="job 1 has no points"):
         following([])
