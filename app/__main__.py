@@ -139,6 +139,43 @@ def refit(  # noqa: PLR0913 (each is an option)
 
 
 @app.command()
+def extend(  # noqa: PLR0913 (each is an option)
+    job: JobArgument,
+    points: Annotated[int | None, typer.Option(help="How many more: in the widest gaps, or where said.")] = None,
+    between: Annotated[
+        tuple[int, int] | None, typer.Option(help="The two points between which they are wanted.")
+    ] = None,
+    end: Annotated[float | None, typer.Option(help="Sparsity to go on to, such as 0.995.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="More passes over the data for a method cut short.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="More seconds of work for a method cut short.")] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Go on with a job that has ended or is paused: more points, further, finer or for longer; prints its front."""
+    given = {"points": points, "between": between and list(between), "end": end, "epochs": epochs, "seconds": seconds}
+    body = {key: value for key, value in given.items() if value is not None}
+    _trace(lambda backend: backend.extend(job, body), as_json, server, database_url)
+
+
+@app.command()
+def solve(  # noqa: PLR0913 (each is an option)
+    job: JobArgument,
+    nonzeros: Annotated[int | None, typer.Option(help="Exactly so many nonzero weights.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="At least this share of zeros.")] = None,
+    lam: Annotated[float | None, typer.Option("--lambda", help="Stationary at this strength of the penalty.")] = None,
+    loss: Annotated[float | None, typer.Option(help="At most this training loss.")] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Find the network of a job at exactly one target, from the nearest it has; prints its front."""
+    given = {"nonzeros": nonzeros, "sparsity": sparsity, "lam": lam, "loss": loss}
+    body = {key: value for key, value in given.items() if value is not None}
+    _trace(lambda backend: backend.solve(job, body), as_json, server, database_url)
+
+
+@app.command()
 def jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,

@@ -29,6 +29,12 @@ class Backend(Protocol):
     def refit(self, job_id: int, body: Mapping[str, Any], key: str | None = None) -> Document:
         """Store a job that refits the networks of another; twice the same `key` gives the same job."""
 
+    def extend(self, job_id: int, body: Mapping[str, Any]) -> Document:
+        """Queue a job again for more points, a sparser end, a finer stretch or with more budget."""
+
+    def solve(self, job_id: int, body: Mapping[str, Any]) -> Document:
+        """Queue a job again for a network of a given size, strength or loss."""
+
     def job(self, job_id: int) -> Document:
         """One job."""
 

@@ -44,6 +44,14 @@ class Remote:
         """Store a job that refits the networks of another; twice the same `key` gives the same job."""
         return self._document("POST", f"/jobs/{job_id}/refit", json=body, headers=_keyed(key))
 
+    def extend(self, job_id: int, body: Mapping[str, Any]) -> Document:
+        """Queue a job again for more points, a sparser end, a finer stretch or with more budget."""
+        return self._document("POST", f"/jobs/{job_id}/extend", json=body)
+
+    def solve(self, job_id: int, body: Mapping[str, Any]) -> Document:
+        """Queue a job again for a network of a given size, strength or loss."""
+        return self._document("POST", f"/jobs/{job_id}/solve", json=body)
+
     def job(self, job_id: int) -> Document:
         """One job."""
         return self._document("GET", f"/jobs/{job_id}")

@@ -12,14 +12,15 @@ from typing import Any
 from app.backend import Download
 from app.documents import Document, plain
 from app.errors import Forbidden
-from app.schemas import JobIn, RefitIn
+from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn
 from engine.data import DATASETS, RawData, is_path, parse_upload, to_npz
 from engine.errors import InvalidData, InvalidSpec, UnknownName
 from engine.export import EXPORTS, export
 from engine.front import ParetoPoint, Trail, Waypoint
 from engine.networks import NETWORKS
 from engine.registry import lookup
-from engine.spec import JobSpec, check, example, rebuild
+from engine.spec import BUDGET, JobSpec, Part, asking, check, example, promised, rebuild
+from engine.tracers import Budget
 from storage.errors import Conflict
 from storage.records import ENDED, Job, JobState
 from storage.store import Store
@@ -58,6 +59,34 @@ def refitted(
     source = store.job(job_id)
     spec = wanted.of(job_id, JobSpec.from_dict(source.spec), source.n_points)
     return _with_facts(spec, store, allow_paths)
+
+
+def extended(job: Job, body: Mapping[str, Any] | ExtendIn, points: tuple[ParetoPoint, ...]) -> tuple[JobSpec, Document]:
+    """The spec of a job that goes on, and the facts about it; what it had left undone comes first.
+
+    Raises
+    ------
+    InvalidSpec, Conflict, pydantic.ValidationError
+    """
+    wanted = body if isinstance(body, ExtendIn) else ExtendIn.model_validate(body)
+    _check_resting(job, "extended")
+    spec = JobSpec.from_dict(job.spec)
+    goals = wanted.goals(Budget(job.effort, job.seconds), spec.allowed)
+    return _asked(job, goals, points, _stages(spec) if job.state == JobState.COMPLETED else spec.over)
+
+
+def solved(job: Job, body: Mapping[str, Any] | SolveIn, points: tuple[ParetoPoint, ...]) -> tuple[JobSpec, Document]:
+    """The spec of a job that is to find one network, and the facts about it; what it had left undone when it ended
+    stays so.
+
+    Raises
+    ------
+    InvalidSpec, Conflict, pydantic.ValidationError
+    """
+    wanted = body if isinstance(body, SolveIn) else SolveIn.model_validate(body)
+    _check_resting(job, "solved for a target")
+    spec = JobSpec.from_dict(job.spec)
+    return _asked(job, (wanted.goal(),), points, _stages(spec) if job.state in ENDED else spec.over)
 
 
 def data_file(filename: str, payload: bytes, name: str | None) -> DataFile:
@@ -122,16 +151,33 @@ def _with_facts(spec: JobSpec, store: Store, allow_paths: bool) -> tuple[JobSpec
     return located, facts
 
 
+def _asked(job: Job, goals: tuple[Part, ...], points: tuple[ParetoPoint, ...], over: int) -> tuple[JobSpec, Document]:
+    if not points:
+        raise InvalidSpec(f"job {job.id} has no points to go on from; resume it, or trace again")
+    spec = asking(JobSpec.from_dict(job.spec), goals, points, over)
+    unfinished = over == 0 or any(goal.name == BUDGET for goal in goals)
+    expected = max(len(points), int(job.facts.get("expected") or 0) if unfinished else 0) + promised(goals)
+    return spec, {**job.facts, "expected": expected}
+
+
+def _stages(spec: JobSpec) -> int:
+    """The method and the goals so far."""
+    return 1 + len(spec.goals)
+
+
 def _resting(store: Store) -> Callable[[int], Trail]:
     """The trails of jobs on which nobody works."""
 
     def trail(job_id: int) -> Trail:
-        job = store.job(job_id)
-        if job.state not in ENDED | {JobState.PAUSED}:
-            raise Conflict(f"job {job_id} is {job.state}; jobs that have ended or are paused can be refitted")
+        _check_resting(store.job(job_id), "refitted")
         return store.trail(job_id)
 
     return trail
+
+
+def _check_resting(job: Job, what: str) -> None:
+    if job.state not in ENDED | {JobState.PAUSED}:
+        raise Conflict(f"job {job.id} is {job.state}; jobs that have ended or are paused can be {what}")
 
 
 def _check_alike(spec: JobSpec, facts: Document, source: Job) -> None:

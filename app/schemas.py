@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from operator import or_
 from types import NoneType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -29,10 +29,11 @@ from engine.data import settings as data_settings
 from engine.errors import EngineError, InvalidSpec, UnknownName
 from engine.front import OBJECTIVES, Front
 from engine.registry import Parameter, lookup, parameters, summary
-from engine.spec import FEWEST_POINTS, MOST_POINTS, JobSpec, Part, registries, shorthand
+from engine.spec import BUDGET, FEWEST_POINTS, MOST_POINTS, JobSpec, Part, registries, shorthand
 from engine.tracers import Budget
 
 LARGEST_INTEGER = 2**31 - 1
+FURTHER_POINTS = 5
 _TEXT = r"^[^\x00]*$"
 _WHOLE = "expected a name, or an object with a name and params"
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -200,6 +201,7 @@ class BudgetIn(Strict):
     seconds: float | None = Field(default=None, gt=0)
 
 
+Ends = Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]], Field(min_length=2, max_length=2)]
 Tags = Annotated[list[Annotated[str, Field(min_length=1, max_length=100, pattern=_TEXT)]], Field(max_length=50)]
 
 
@@ -241,6 +243,8 @@ class RefitIn(Strict):
             method=Part("refit", params),
             points=min(max(n_points, FEWEST_POINTS), MOST_POINTS),
             budget=Budget(),
+            goals=(),
+            over=0,
             seed=spec.seed if self.seed is None else self.seed,
             name=f"refit of {spec.name or f'job {job_id}'}"[:200] if self.name is None else self.name,
             tags=spec.tags if self.tags is None else tuple(self.tags),
@@ -266,6 +270,83 @@ class ThinIn(Strict):
         if self.keep is None:
             return front.non_dominated(self.objectives)
         return front.spread(self.keep, self.objectives)
+
+
+class ExtendIn(Strict):
+    """How a job is to go on: the body of ``POST /api/v1/jobs/{id}/extend``."""
+
+    points: int | None = Field(
+        default=None, ge=1, le=MOST_POINTS, description="How many more points: in the widest gaps, or where said."
+    )
+    between: Ends | None = Field(default=None, description="The two points between which `points` more are wanted.")
+    end: float | None = Field(
+        default=None, gt=0, lt=1, description=f"Sparsity to go on to; with {FURTHER_POINTS} points by default."
+    )
+    epochs: float | None = Field(default=None, gt=0, description="More passes over the data for the job's method.")
+    seconds: float | None = Field(default=None, gt=0, description="More seconds of work for the job's method.")
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        with _explained():
+            if not self.model_dump(exclude_none=True):
+                raise InvalidSpec("say what more is wanted: points, points between two, end, epochs or seconds")
+            if self.between is not None and (self.points is None or self.end is not None):
+                raise InvalidSpec(f"between {self.between} needs points, how many more, and no end")
+        return self
+
+    def goals(self, spent: Budget, allowed: Budget) -> tuple[Part, ...]:
+        """What is asked of a job that has spent so much of what it was allowed.
+
+        Raises
+        ------
+        InvalidSpec
+            If it has no such budget, or another is used up too.
+        """
+        further = tuple(self._further(name, spent, allowed) for name in ("epochs", "seconds"))
+        raised = {name: value for name, value in further if value is not None}
+        return (*([Part(BUDGET, raised)] if raised else []), *self._points())
+
+    def _points(self) -> Iterator[Part]:
+        if self.end is not None:
+            yield Part("sparser", {"end": self.end, "points": self.points or FURTHER_POINTS})
+        elif self.points is not None:
+            where = {} if self.between is None else {"between": self.between}
+            yield Part("fill", {"points": self.points, **where})
+
+    def _further(self, name: str, spent: Budget, allowed: Budget) -> tuple[str, float | None]:
+        """Where a budget ends that begins where the job stands."""
+        more, most, used = getattr(self, name), getattr(allowed, name), getattr(spent, name)
+        if more is not None and most is None:
+            raise InvalidSpec(f"{name} {more:g}: this job has no budget of {name} to raise; give points or end")
+        given = {k for k in ("epochs", "seconds") if getattr(self, k) is not None}
+        if given and more is None and most is not None and used >= most:
+            raise InvalidSpec(f"the budget of {most:g} {name} is used up as well; give {name}, too")
+        return name, None if more is None else used + more
+
+
+TARGETS = {"nonzeros": "count", "sparsity": "least", "lam": "lam", "loss": "most"}
+
+
+class SolveIn(Strict):
+    """Which network is wanted: the body of ``POST /api/v1/jobs/{id}/solve``, exactly one of these."""
+
+    nonzeros: int | None = Field(default=None, ge=1, le=LARGEST_INTEGER, description="Exactly so many nonzero weights.")
+    sparsity: float | None = Field(default=None, gt=0, lt=1, description="At least this share of zeros.")
+    lam: float | None = Field(default=None, gt=0, description="Stationary at this strength of the penalty.")
+    loss: float | None = Field(default=None, gt=0, description="At most this training loss.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = self.model_dump(exclude_none=True)
+        with _explained():
+            if len(given) != 1:
+                raise InvalidSpec(f"give exactly one of {', '.join(TARGETS)}, not {', '.join(given) or 'none'}")
+        return self
+
+    def goal(self) -> Part:
+        """The same as the engine knows it."""
+        ((name, value),) = self.model_dump(exclude_none=True).items()
+        return Part("strength" if name == "lam" else name, {TARGETS[name]: value})
 
 
 def _plain_part(part: Part) -> dict[str, Any]:

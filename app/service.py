@@ -1,7 +1,7 @@
 """What users ask for, answered from the store: the one implementation behind the routes and the command line."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,10 @@ from storage.records import ENDED, Request
 from storage.store import Store
 
 if TYPE_CHECKING:
-    from app.schemas import JobIn, RefitIn, ThinIn
+    from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn, ThinIn
+    from engine.front import ParetoPoint
     from engine.spec import JobSpec
+    from storage.records import Job
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,28 @@ class Service:
         from app.making import refitted
 
         return self._stored(*refitted(job_id, body, self.store, self.allow_paths), key)
+
+    def extend(self, job_id: int, body: "Mapping[str, Any] | ExtendIn") -> Document:
+        """Queue a job again for more points, a sparser end, a finer stretch or with more budget; its points stay.
+
+        Raises
+        ------
+        NotFound
+            If there is no such job.
+        Conflict
+            If it is queued or running.
+        InvalidSpec
+            If it has no points, or what is asked for cannot be had; then nothing changes.
+        """
+        from app.making import extended
+
+        return self._asked(job_id, lambda job, points: extended(job, body, points))
+
+    def solve(self, job_id: int, body: "Mapping[str, Any] | SolveIn") -> Document:
+        """Queue a job again for a network of a given size, strength or loss; raises as `extend` does."""
+        from app.making import solved
+
+        return self._asked(job_id, lambda job, points: solved(job, body, points))
 
     def job(self, job_id: int) -> Document:
         """One job."""
@@ -193,6 +217,12 @@ class Service:
     def close(self) -> None:
         """Let go of connections."""
         self.store.close()
+
+    def _asked(
+        self, job_id: int, ask: "Callable[[Job, tuple[ParetoPoint, ...]], tuple[JobSpec, Document]]"
+    ) -> Document:
+        spec, facts = ask(self.store.job(job_id), self.store.front(job_id, layers=False).points)
+        return job_document(self.store.extend(job_id, spec.to_dict(), facts))
 
     def _stored(self, spec: "JobSpec", facts: Document, key: str | None) -> Document:
         job = self.store.submit(spec.to_dict(), facts, name=spec.name, tags=spec.tags, idempotency_key=key)

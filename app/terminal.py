@@ -60,8 +60,8 @@ def print_comparison(document: Document, as_json: bool) -> None:
     say(scale(document))
 
 
-def watch(points: Iterable[Mapping[str, Any]], total: int | None) -> None:
-    """Show points as they come: a bar on a terminal, lines elsewhere."""
+def watch(points: Iterable[Mapping[str, Any]], total: int | None, done: int = 0) -> None:
+    """Show points as they come after those that are there: a bar on a terminal, lines elsewhere."""
     console = err()
     if not console.is_terminal:
         for point in points:
@@ -69,7 +69,7 @@ def watch(points: Iterable[Mapping[str, Any]], total: int | None) -> None:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("tracing", total=total)
+        task = progress.add_task("tracing", total=total, completed=done)
         for point in points:
             progress.update(task, advance=1, description=_line(point))
 

@@ -25,13 +25,13 @@ def here(settings: Settings, submit: Submit, as_json: bool) -> str:
     with open_store(settings) as store:
         service = Service(store, allow_paths=True, poll_seconds=settings.poll_seconds)
         job = submit(service)
-        return _watched(service, job, _points(store, service, settings, job["id"]), as_json)
+        return _watched(service, job, _points(store, service, settings, job), as_json)
 
 
 def there(backend: Backend, submit: Submit, as_json: bool) -> str:
     """Have a service trace a job; its state at the end. Ctrl-C cancels the job."""
     job = submit(backend)
-    return _watched(backend, job, _followed(backend, job["id"]), as_json)
+    return _watched(backend, job, _followed(backend, job), as_json)
 
 
 def worker_of(store: Store, settings: Settings, name: str | None = None, on_interrupt: Wish = Wish.RELEASE) -> Worker:
@@ -43,22 +43,24 @@ def worker_of(store: Store, settings: Settings, name: str | None = None, on_inte
     return Worker(store, called, *times, on_interrupt, settings.patience_seconds)
 
 
-def _points(store: Store, service: Service, settings: Settings, job_id: int) -> Points:
+def _points(store: Store, service: Service, settings: Settings, job: Document) -> Points:
     """The job's points from a worker of our own, or from whoever was faster to claim it."""
     worker = worker_of(store, settings, on_interrupt=Wish.CANCEL)
-    lease = worker.claim(job_id)
+    lease = worker.claim(job["id"])
     if lease is None:
-        return _followed(service, job_id)
+        return _followed(service, job)
     return (point.to_dict() for point in worker.work(lease))
 
 
-def _followed(backend: Backend, job_id: int) -> Points:
-    return (event["data"] for event in backend.follow(job_id) if event["kind"] == "point")
+def _followed(backend: Backend, job: Document) -> Points:
+    """The points beyond those that the job had."""
+    points = (event["data"] for event in backend.follow(job["id"]) if event["kind"] == "point")
+    return (point for point in points if point["index"] >= job["progress"]["points"])
 
 
 def _watched(backend: Backend, job: Document, points: Points, as_json: bool) -> str:
     try:
-        terminal.watch(points, job["progress"]["expected"])
+        terminal.watch(points, job["progress"]["expected"], job["progress"]["points"])
     except KeyboardInterrupt:
         backend.request(job["id"], "cancel")
         terminal.warn(f"cancelling job {job['id']}")

@@ -33,6 +33,7 @@ LABELS = {
     "penalty_saved": "penalty saved by the clean-up",
     "source": "refitted from point",
     "pruned_from": "pruned from point",
+    "goal": "asked for by goal",
     "leading": "leading",
     "share": "hypervolume",
     "epsilon": "epsilon",
@@ -53,7 +54,7 @@ GROUPS = {
 }
 MERITS = ("leading", "share", "epsilon", "igd_plus")
 SHARES = frozenset({"sparsity", "share", "coverage"})
-WHOLE = frozenset({"n_nonzero", "n_params", "index", "sweep", "multiply_adds", "bytes", "leading"})
+WHOLE = frozenset({"n_nonzero", "n_params", "index", "sweep", "goal", "multiply_adds", "bytes", "leading"})
 TIGHT, FAIR = 0.01, 1.0
 
 

@@ -1,7 +1,7 @@
 """From plain values to a problem and a tracer, and back from stored weights to a network."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self, get_origin
 
 import torch
@@ -11,7 +11,8 @@ from engine.cleanup import Cleanup
 from engine.data import DATASETS, Dataset, is_path, load, settings
 from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
-from engine.front import Trail, Waypoint
+from engine.front import ParetoPoint, Trail, Waypoint
+from engine.goals import GOALS, Asked, Goal
 from engine.losses import LOSSES, Criterion, NetworkLoss, layout
 from engine.multiply_adds import uses
 from engine.networks import NETWORKS, resolve
@@ -24,6 +25,7 @@ Trails = Callable[[int], Trail]
 
 FEWEST_POINTS, MOST_POINTS = 2, 10_000
 MOST_WEIGHTS = 10**9
+BUDGET, LATER = "budget", frozenset({"goals", "over"})
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class JobSpec:
         "auto", "cpu", "cuda" or "cuda:INDEX".
     name : str
     tags : tuple of str
+    goals : tuple of Part
+        What was asked of the job once it had points, in that order; a goal ``budget`` has the method go on.
+    over : int
+        How many of the method, which comes first, and the goals are over and not gone into again.
     """
 
     network: Part
@@ -66,18 +72,28 @@ class JobSpec:
     device: str = "auto"
     name: str = ""
     tags: tuple[str, ...] = ()
+    goals: tuple[Part, ...] = ()
+    over: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**asdict(self), "tags": list(self.tags)}
+        """Plain values, ready for JSON; without goals as long as there are none."""
+        values = {**asdict(self), "tags": list(self.tags), "goals": [asdict(goal) for goal in self.goals]}
+        return values if self.goals else {k: v for k, v in values.items() if k not in LATER}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`; missing fields take their defaults."""
         parts = {name: Part(**values[name]) for name in ("network", "data", "penalty", "method") if name in values}
         budget = {"budget": Budget(**values["budget"])} if values.get("budget") else {}
-        rest = {k: v for k, v in values.items() if k not in {*parts, "budget", "tags"}}
-        return cls(**{**rest, **parts, **budget, "tags": tuple(values.get("tags", ()))})
+        rest = {k: v for k, v in values.items() if k not in {*parts, "budget", "tags", "goals"}}
+        goals = tuple(Part(**goal) for goal in values.get("goals", ()))
+        return cls(**{**rest, **parts, **budget, "tags": tuple(values.get("tags", ())), "goals": goals})
+
+    @property
+    def allowed(self) -> Budget:
+        """The budget, with what was asked for later."""
+        later = {k: v for goal in self.goals if goal.name == BUDGET for k, v in goal.params.items()}
+        return replace(self.budget, **later)
 
 
 @dataclass(frozen=True)
@@ -178,6 +194,32 @@ def build(spec: JobSpec, uploads: Mapping[str, bytes], trails: Trails | None = N
     return Experiment(problem, tracer, dataset)
 
 
+def asking(spec: JobSpec, goals: Sequence[Part], points: Sequence[ParetoPoint], over: int) -> JobSpec:
+    """The spec of a job of which more is asked.
+
+    Parameters
+    ----------
+    goals : sequence of Part
+    points : sequence of ParetoPoint
+        All that the job has.
+    over : int
+        As in `JobSpec`.
+
+    Raises
+    ------
+    InvalidSpec
+        If the goals are unknown, or impossible with these points.
+    """
+    for goal in filter(None, map(_goal, goals)):
+        goal.check(points)
+    return replace(spec, goals=(*spec.goals, *goals), over=over)
+
+
+def promised(goals: Sequence[Part]) -> int:
+    """How many points these goals store at most."""
+    return sum(goal.expected for goal in map(_goal, goals) if goal)
+
+
 def example(facts: Mapping[str, Any]) -> Tensor:
     """Two samples of the form of a job's data, shape (2, *input_shape), at random but always the same.
 
@@ -234,7 +276,16 @@ def _tracer(spec: JobSpec) -> Tracer:
     if not FEWEST_POINTS <= spec.points <= MOST_POINTS:
         raise InvalidSpec(f"points {spec.points} is outside {FEWEST_POINTS} to {MOST_POINTS:,}")
     factory = lookup("method", TRACERS, spec.method.name)
-    return factory(spec.points, spec.seed, spec.budget, **_settings("method", factory, spec.method))
+    method = factory(spec.points, spec.seed, spec.allowed, **_settings("method", factory, spec.method))
+    return Asked(method, [_goal(goal) for goal in spec.goals], spec.over, spec.seed) if spec.goals else method
+
+
+def _goal(part: Part) -> Goal | None:
+    """A goal; None where the method is to go on."""
+    if part.name == BUDGET:
+        return None
+    factory = lookup("goal", {**GOALS, BUDGET: None}, part.name)
+    return factory(**_settings("goal", factory, part)) if factory else None
 
 
 def _follow(tracer: Tracer, trails: Trails | None, module: nn.Module) -> None:

@@ -24,6 +24,7 @@ NAMES = (
     *("n_points", "n_thinned", "effort", "seconds", "wanted", "worker"),
 )
 COLUMNS = (*(J[name] for name in NAMES), STALE.label("stale"))
+ASKED_LATER = frozenset({"goals", "over"})
 TIMES = ("created_at", "started_at", "ended_at")
 
 
@@ -182,7 +183,8 @@ def _submitted_before(connection: Connection, key: str | None, spec: Mapping[str
 
 
 def _canonical(spec: Mapping[str, Any]) -> str:
-    return json.dumps(spec, sort_keys=True)
+    """As submitted: without what was asked of the job later."""
+    return json.dumps({k: v for k, v in spec.items() if k not in ASKED_LATER}, sort_keys=True)
 
 
 def _add_tags(connection: Connection, job_id: int, tags: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Header, Query, Response
 
 from app.documents import Document
 from app.routes.asking import AnExecutor, AService, AStore, JobId
-from app.schemas import LARGEST_INTEGER, JobIn, RefitIn, ThinIn
+from app.schemas import LARGEST_INTEGER, ExtendIn, JobIn, RefitIn, SolveIn, ThinIn
 from storage.records import JobState, Request
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
@@ -76,6 +76,18 @@ def refit(
 def thin(job_id: JobId, body: ThinIn, service: AService) -> Document:
     """Delete points of a job that has ended, with their weights; it cannot go on afterwards."""
     return service.thin(job_id, body)
+
+
+@router.post("/{job_id}/extend")
+def extend(job_id: JobId, body: ExtendIn, response: Response, service: AService, executor: AnExecutor) -> Document:
+    """Queue the job again for more points, a sparser end, a finer stretch or with more budget; its points stay."""
+    return _queued(service.extend(job_id, body), response, executor)
+
+
+@router.post("/{job_id}/solve")
+def solve(job_id: JobId, body: SolveIn, response: Response, service: AService, executor: AnExecutor) -> Document:
+    """Queue the job again for a network of a given size, strength or loss; its points stay."""
+    return _queued(service.solve(job_id, body), response, executor)
 
 
 @router.delete("/{job_id}", status_code=204)

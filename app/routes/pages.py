@@ -25,6 +25,7 @@ from app.schemas import JobIn, described, settings_model
 from app.service import Service
 from engine.errors import EngineError
 from engine.front import Front, ParetoPoint
+from engine.goals.base import GOAL
 from storage.errors import NotFound
 from storage.records import Job, JobState, Upload
 from storage.store import Store
@@ -205,7 +206,7 @@ def _bundle(packed: bool) -> bytes:
 
 
 def _points(front: Front) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for p in front for name in p.metrics))
+    names = list(dict.fromkeys(name for p in front for name in p.metrics if name != GOAL))
     best = {p.index for p in front.non_dominated()}
     known = front.points[0].names() if len(front) else []
     values = {"columns": _columns(names), "groups": _groups(names), "names": [*known, *names]}

@@ -126,6 +126,41 @@ async function refit(button) {
   }
 }
 
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("form.ask")) return;
+  event.preventDefault();
+  more(event.target);
+});
+
+async function more(form) {
+  const button = form.querySelector("button");
+  button.disabled = true;
+  try {
+    await call("POST", `${api}/${form.dataset.path}`, { json: asked(form) });
+    tell(by("ask-answer"), "");
+  } catch (error) {
+    tell(by("ask-answer"), error.message);
+  }
+  await update();
+  button.disabled = false;
+  listen();
+}
+
+// What a form asks for: its target, or its fields; the two ends of a stretch as one.
+function asked(form) {
+  const { target, value, low, high } = form.elements;
+  const chosen = target?.selectedOptions[0];
+  if (chosen) return { [chosen.value]: scaled(value, chosen) };
+  const fields = [...form.elements].filter((field) => field.name && field !== low && field !== high);
+  const body = Object.fromEntries(fields.map((field) => [field.name, scaled(field, field)]));
+  const ends = [low, high].filter((field) => field?.value).map((field) => field.valueAsNumber);
+  return ends.length ? { ...body, between: ends } : body;
+}
+
+function scaled(field, unit) {
+  return Number((field.valueAsNumber * Number(unit.dataset.scale ?? 1)).toPrecision(12));
+}
+
 async function ask(button, wanted) {
   button.disabled = true;
   try {

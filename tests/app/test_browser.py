@@ -15,7 +15,7 @@ import safetensors.numpy
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from app.service import open_store
-from tests.app.conftest import settings_in
+from tests.app.conftest import TINY, settings_in
 from tests.app.test_comparing import done, method
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -311,3 +311,25 @@ def test_a_running_job_is_cancelled_and_deleted(watched: Watched) -> None:
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
     expect(page.locator(f"#job-{job}")).to_have_count(0)
+
+
+def test_a_job_is_asked_for_more(watched: Watched) -> None:
+    with httpx2.Client(base_url=watched.address, timeout=60) as client:
+        job = client.post("/api/v1/jobs", json=TINY).raise_for_status().json()["id"]
+    page = watched.open(f"/jobs/{job}")
+    expect(page.locator("#status")).to_have_attribute("data-state", "completed", timeout=PATIENCE)
+    page.get_by_label("More points").fill("2")
+    page.get_by_label("between points").fill("0")
+    page.get_by_label("and", exact=True).fill("1")
+    page.get_by_role("button", name="Add points").click()
+    expect(page.locator("#status")).to_contain_text("between points 0 and 1 were found", timeout=PATIENCE)
+    page.get_by_label("Which network to find").select_option("nonzeros")
+    page.get_by_label("Target", exact=True).fill("9")
+    page.get_by_role("button", name="Find").click()
+    expect(page.locator("#status")).to_contain_text("has 9 nonzero weights", timeout=PATIENCE)
+    page.get_by_label("Go on to zeros").fill("10")
+    page.get_by_role("button", name="Go on to this sparsity").click()
+    expect(page.locator("#ask-answer")).to_contain_text("no further end")
+    assert fits(page)
+    assert all("422" in text for text in watched.wrong)
+    watched.wrong.clear()

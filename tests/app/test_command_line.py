@@ -181,6 +181,12 @@ def test_the_same_commands_work_through_a_running_service(
     refitted: dict[str, Any] = json.loads(run("refit", "1", "--epochs", "1", "--json").stdout)
     assert refitted == httpx2.get(f"{served}/api/v1/jobs/2/front").json()
     assert json.loads(run("compare", "1", "--json").stdout)["fronts"]
+    extended = run("extend", "1", "--points", "1")
+    assert "point 0:" not in extended.stderr
+    solved: dict[str, Any] = json.loads(run("solve", "1", "--nonzeros", "9", "--json").stdout)
+    assert solved == httpx2.get(f"{served}/api/v1/jobs/1/front").json()
+    assert 9 in {point["n_nonzero"] for point in solved["points"]}
+    assert "no further end" in run("extend", "1", "--end", "0.1", code=2).stderr
     (tmp_path / "mine.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(30)))
     run("datasets", "add", str(tmp_path / "mine.csv"))
     assert "mine" in run("datasets", "list").stdout

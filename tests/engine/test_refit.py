@@ -44,7 +44,9 @@ def zeros(waypoint: Waypoint) -> bytes:
 @pytest.fixture(scope="module")
 def traced() -> list[Waypoint]:
     """A network's path."""
-    return list(continuation(8, 0, Budget(), epochs=2, anchor_epochs=10, strength=3e-4).trace(problems.digits_network()))
+    return list(
+        continuation(8, 0, Budget(), epochs=2, anchor_epochs=10, strength=3e-4).trace(problems.digits_network())
+    )
 
 
 @pytest.fixture(scope="module")
