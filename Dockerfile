@@ -8,7 +8,7 @@ ENV VIRTUAL_ENV=/srv/paretopath
 WORKDIR /src
 
 COPY pyproject.toml constraints.txt ./
-RUN uv pip install --torch-backend=${TORCH_BACKEND} -c constraints.txt --extra parquet -r pyproject.toml
+RUN uv pip install --torch-backend=${TORCH_BACKEND} -c constraints.txt --extra parquet --extra ray -r pyproject.toml
 COPY README.md ./
 COPY engine engine
 COPY storage storage
@@ -21,6 +21,7 @@ RUN useradd --uid 10001 --create-home paretopath && install -d -o paretopath -g 
 COPY --from=build /srv/paretopath /srv/paretopath
 ENV PATH=/srv/paretopath/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
     PARETOPATH_HOST=0.0.0.0 \
     PARETOPATH_PORT=8000 \
     PARETOPATH_DATA_DIR=/data

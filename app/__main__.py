@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -279,25 +280,31 @@ def compare(
 def worker(
     job: Annotated[int | None, typer.Option(help="Work on this job only; else on all, oldest first.")] = None,
     name: Annotated[str | None, typer.Option(help="Unique; made up by default.")] = None,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no job waits.")] = False,
+    max_jobs: Annotated[int | None, typer.Option(min=1, help="End after so many jobs.")] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     database_url: Database = None,
 ) -> None:
-    """Work on queued jobs."""
+    """Work on queued jobs until a signal to stop comes."""
     from app import logs
+    from app.executors.runs import NOT_HAD
     from app.service import open_store
     from app.tracing import worker_of
 
     settings = _settings(database_url=database_url)
     logs.configure()
+    faulthandler.enable()
     if until_stdin_closes:
         threading.Thread(target=_end_with_stdin, args=(settings.grace_seconds,), daemon=True).start()
     with open_store(settings) as store:
         found = worker_of(store, settings, name)
         if job is None:
-            found.forever()
+            found.pull(until_idle=until_idle, max_jobs=max_jobs)
         elif (lease := found.claim(job)) is not None:
             for _ in found.work(lease):
                 pass
+        else:
+            raise typer.Exit(NOT_HAD)
 
 
 @app.command()

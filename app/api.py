@@ -9,7 +9,9 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from app import problems
+from app.executors.base import Executor
 from app.executors.local import LocalExecutor
+from app.executors.ray import RayExecutor
 from app.guards import Guard
 from app.metrics import Measured, StoreCollector
 from app.routes import datasets, events, fronts, jobs, operations, pages, registries
@@ -25,6 +27,8 @@ def create_app(settings: Settings) -> FastAPI:
     ------
     ExposureRefused
         If other machines could reach it without a token.
+    Lacking
+        If its executor is not installed.
     """
     settings.check_exposure()
     app = FastAPI(
@@ -54,9 +58,14 @@ def _equip(app: FastAPI, settings: Settings) -> None:
     app.state.settings = settings
     app.state.store = store
     app.state.service = Service(store, settings.allow_paths, settings.poll_seconds)
-    app.state.executor = LocalExecutor(store, settings) if settings.executor == "local" else None
+    app.state.executor = _executor(store, settings)
     app.state.metrics = CollectorRegistry()
     app.state.metrics.register(StoreCollector(store))
+
+
+def _executor(store: Store, settings: Settings) -> Executor | None:
+    known = {"local": LocalExecutor, "ray": RayExecutor}
+    return known[settings.executor](store, settings) if settings.executor in known else None
 
 
 @asynccontextmanager

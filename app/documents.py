@@ -129,6 +129,11 @@ def thinned_document(thinned: Thinned) -> Document:
     return {"job": job_document(thinned.job), "dropped": thinned.n_dropped, "bytes": thinned.n_bytes}
 
 
+def log_document(event: Event) -> Document:
+    """One line of a job's log."""
+    return {"seq": event.seq, "at": event.at.isoformat(), "text": str(event.data["text"])}
+
+
 def upload_document(upload: Upload) -> Document:
     """One uploaded data set, without its values."""
     fields = ("name", "digest", "size", "shapes", "created_at")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from app.backend import Download
 from app.documents import Document, plain
 from app.errors import Forbidden
 from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn
+from app.versions import versions
 from engine.data import DATASETS, RawData, is_path, parse_upload, to_npz
 from engine.errors import InvalidData, InvalidSpec, UnknownName
 from engine.export import EXPORTS, export
@@ -24,8 +26,6 @@ from engine.tracers import Budget
 from storage.errors import Conflict
 from storage.records import ENDED, Job, JobState
 from storage.store import Store
-
-Uploads = Mapping[str, bytes]
 
 _NUMBERS = ("loss", "penalty", "lam", "residual", "sparsity", "n_nonzero", "n_params", "effort")
 _PACKAGES = ("paretopath", "torch", "numpy")
@@ -144,8 +144,8 @@ def metadata(job: Job, point: ParetoPoint) -> dict[str, str]:
 
 def _with_facts(spec: JobSpec, store: Store, allow_paths: bool) -> tuple[JobSpec, Document]:
     uploads = store.upload_bytes
-    located = _located(spec, uploads, allow_paths)
-    facts = check(located, uploads, _resting(store))
+    located = _located(spec, store, allow_paths)
+    facts = {**check(located, uploads, _resting(store)), "versions": dict(versions())}
     if facts["follows"] is not None:
         _check_alike(located, facts, store.job(facts["follows"]))
     return located, facts
@@ -157,7 +157,7 @@ def _asked(job: Job, goals: tuple[Part, ...], points: tuple[ParetoPoint, ...], o
     spec = asking(JobSpec.from_dict(job.spec), goals, points, over)
     unfinished = over == 0 or any(goal.name == BUDGET for goal in goals)
     expected = max(len(points), int(job.facts.get("expected") or 0) if unfinished else 0) + promised(goals)
-    return spec, {**job.facts, "expected": expected}
+    return spec, {**job.facts, "versions": dict(versions()), "expected": expected}
 
 
 def _stages(spec: JobSpec) -> int:
@@ -192,18 +192,32 @@ def _check_alike(spec: JobSpec, facts: Document, source: Job) -> None:
         raise InvalidData(f"the data {spec.data.name!r} changed since job {source.id} was submitted")
 
 
-def _located(spec: JobSpec, uploads: Uploads, allow_paths: bool) -> JobSpec:
-    """The spec with an absolute path where the data is a file; refuses what is not allowed."""
+def _located(spec: JobSpec, store: Store, allow_paths: bool) -> JobSpec:
+    """The spec with the name of an upload where the data is a file; refuses what is not allowed."""
     if ":" in spec.network.name and spec.network.name not in NETWORKS and not allow_paths:
         raise Forbidden(f"network {spec.network.name!r} is code to import, which this service does not allow")
-    name = spec.data.name
+    name, uploads = spec.data.name, store.upload_bytes
     if name in DATASETS or name in uploads:
         return spec
     if not is_path(name):
         raise UnknownName("data set", name, [*DATASETS, *uploads])
     if not allow_paths:
         raise Forbidden(f"data {name!r} is a file's path, which this service does not allow; upload it instead")
-    return replace(spec, data=replace(spec.data, name=str(Path(name).absolute())))
+    return replace(spec, data=replace(spec.data, name=_stored(Path(name), store)))
+
+
+def _stored(path: Path, store: Store) -> str:
+    """The name of the upload that holds a file's values: its stem and the start of its SHA-256."""
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise InvalidData(f"cannot read {str(path)!r}: {error.strerror}") from error
+    digest = hashlib.sha256(payload).hexdigest()
+    name = re.sub(r"[^\w-]", "_", path.stem)[:80] + f"-{digest[:12]}"
+    if name not in store.upload_bytes:
+        found = data_file(path.name, payload, name)
+        store.add_upload(name, found.payload, found.shapes)
+    return name
 
 
 def _shapes(raw: RawData) -> Document:

@@ -21,6 +21,7 @@ from app.documents import (
 )
 from app.lineages import lineage
 from app.settings import Settings
+from app.versions import versions
 from engine.errors import InvalidSpec
 from engine.front import OBJECTIVES, Front
 from storage.records import ENDED, Request
@@ -114,7 +115,7 @@ class Service:
 
     def request(self, job_id: int, what: Request) -> Document:
         """Cancel, pause or resume a job."""
-        return job_document(self.store.request(job_id, what))
+        return job_document(self.store.request(job_id, what, {"versions": dict(versions())}))
 
     def thin(self, job_id: int, body: "Mapping[str, Any] | ThinIn") -> Document:
         """Delete points of a job that has ended.

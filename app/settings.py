@@ -30,12 +30,19 @@ class Settings(BaseSettings):
         Names the service answers to beside its own address; ``["*"]`` for any.
     allow_paths : bool
         Let callers of the service name files as data and import paths as networks.
-    executor : {"local", "none"}
-        ``local`` starts workers beside the service; ``none`` leaves the jobs to ``paretopath worker``.
+    executor : {"local", "ray", "none"}
+        ``local`` starts workers beside the service; ``ray`` starts them on a Ray cluster; ``none`` leaves the jobs to
+        ``paretopath worker``.
     slots : int, optional
-        Jobs at a time on this machine; one per GPU by default, one without a GPU.
+        Jobs at a time; one per GPU of this machine by default, one without a GPU. On Ray as many as the cluster takes.
     threads : int, optional
-        CPU threads of each worker; all cores shared among the slots by default.
+        CPU threads of each worker; all cores shared among the slots by default, on Ray one.
+    max_memory_bytes : int, optional
+        Memory that a worker may take beside what it shares; a job that needs more fails.
+    ray_address : str
+        Of the cluster, as ``ray.init`` takes it.
+    ray_gpus : float, optional
+        GPUs of each job on the cluster; one by default where it has any.
     max_upload_bytes : int
         Largest accepted request body.
     lease_seconds, heartbeat_seconds : float
@@ -44,7 +51,8 @@ class Settings(BaseSettings):
     patience_seconds : float
         How long a worker with a network in hand waits for a database that does not answer, is full or takes no writes.
     grace_seconds : float
-        How long a worker may go on after a cancellation before it is killed.
+        How long a worker may go on after a cancellation before it is killed. One that is to give its job back may
+        spend half of it on finishing the point it is at.
     poll_seconds : float
         How often the service looks for news in the database.
     """
@@ -58,11 +66,14 @@ class Settings(BaseSettings):
     token: SecretStr | None = Field(default=None, min_length=16)
     allowed_hosts: list[str] = []
     allow_paths: bool = False
-    executor: Literal["local", "none"] = "local"
+    executor: Literal["local", "ray", "none"] = "local"
     slots: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    max_memory_bytes: int | None = Field(default=None, ge=1)
+    ray_address: str = "auto"
+    ray_gpus: float | None = Field(default=None, ge=0)
     max_upload_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
-    lease_seconds: float = Field(default=30.0, gt=0)
+    lease_seconds: float = Field(default=20.0, gt=0)
     heartbeat_seconds: float = Field(default=0.5, gt=0)
     patience_seconds: float = Field(default=600.0, ge=0)
     grace_seconds: float = Field(default=20.0, gt=0)
@@ -75,6 +86,13 @@ class Settings(BaseSettings):
             return self.database_url
         self.data_dir.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.data_dir.absolute() / 'paretopath.db'}"
+
+    def for_worker(self, threads: int) -> dict[str, str]:
+        """The variables by which a worker that this process starts elsewhere gets the same settings."""
+        names = ("lease_seconds", "heartbeat_seconds", "grace_seconds", "max_memory_bytes")
+        given = {name: getattr(self, name) for name in names}
+        given |= {"database_url": self.url, "data_dir": self.data_dir, "threads": threads}
+        return {f"PARETOPATH_{name.upper()}": str(value) for name, value in given.items() if value is not None}
 
     @property
     def on_loopback(self) -> bool:

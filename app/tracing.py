@@ -9,6 +9,7 @@ import torch
 from app import logs, terminal
 from app.backend import Backend
 from app.documents import Document
+from app.limits import limit_memory
 from app.service import Service, open_store
 from app.settings import Settings
 from app.worker import Wish, Worker, worker_name
@@ -35,12 +36,20 @@ def there(backend: Backend, submit: Submit, as_json: bool) -> str:
 
 
 def worker_of(store: Store, settings: Settings, name: str | None = None, on_interrupt: Wish = Wish.RELEASE) -> Worker:
-    """A worker as the settings want it."""
+    """A worker as the settings want it; its memory limit is that of this process from now on."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    called = name or worker_name()
-    times = settings.lease_seconds, settings.heartbeat_seconds
-    return Worker(store, called, *times, on_interrupt, settings.patience_seconds)
+    if settings.max_memory_bytes is not None:
+        limit_memory(settings.max_memory_bytes)
+    return Worker(
+        store,
+        name or worker_name(),
+        settings.lease_seconds,
+        settings.heartbeat_seconds,
+        finishing_seconds=settings.grace_seconds / 2,
+        patience_seconds=settings.patience_seconds,
+        on_interrupt=on_interrupt,
+    )
 
 
 def _points(store: Store, service: Service, settings: Settings, job: Document) -> Points:

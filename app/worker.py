@@ -1,8 +1,8 @@
 """A worker: claims a job, goes along its path, stores every waypoint.
 
-While it computes, a thread renews the lease and reads what the users want. A wish, a lost lease or a signal to stop
-interrupts the computation at the next Python instruction, so that it takes effect within one corrector step;
-storing is never interrupted.
+While it computes, a thread renews the lease and reads what the users want. A wish or a lost lease interrupts the
+computation at the next Python instruction, so that it takes effect within one corrector step; a signal to stop leaves
+it some time to finish the point. Storing is never interrupted.
 """
 
 import os
@@ -20,21 +20,25 @@ from types import FrameType
 from typing import TypeVar
 
 import structlog
+import torch
 
+from app.limits import shortage
+from app.obstacles import obstacle
 from app.patience import Patience, PatientStore
+from app.versions import versions
 from engine.errors import EngineError, InvalidData
 from engine.front import ParetoPoint, Waypoint
 from engine.spec import JobSpec, build
 from engine.tracers import Tracer
 from storage.errors import Corrupt, LeaseLost, NotFound, StorageError, Unavailable
-from storage.records import JobState, Lease
+from storage.records import Job, JobState, Lease
 from storage.store import Store
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-ALARM = signal.SIGUSR1
+ALARM, TIMEOUT = signal.SIGUSR1, signal.SIGALRM
 
 
 class Wish(StrEnum):
@@ -65,23 +69,30 @@ class Interruptions:
         What signals from outside mean.
     within : Interruptions, optional
         Told of signals from outside too: those in whose stretch these are used.
+    finishing_seconds : float
+        How long a first signal to give the job back leaves to the stretch it meets.
     """
 
     def __init__(
-        self, signals: Iterable[tuple[signal.Signals, Wish]] = (), within: "Interruptions | None" = None
+        self,
+        signals: Iterable[tuple[signal.Signals, Wish]] = (),
+        within: "Interruptions | None" = None,
+        finishing_seconds: float = 0.0,
     ) -> None:
         self._signals = dict(signals)
         self._within = within
+        self._finishing = finishing_seconds
         self._computing = False
         self._wish: Wish | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interruptions":
-        for number in (ALARM, *self._signals):
+        for number in (ALARM, TIMEOUT, *self._signals):
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -116,8 +127,12 @@ class Interruptions:
             self._computing = before
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._note(self._signals.get(signal.Signals(number)))
-        if self._computing:
+        wish = self._signals.get(signal.Signals(number))
+        leave = wish is Wish.RELEASE and self._wish is None and self._finishing > 0
+        self._note(wish)
+        if leave:
+            signal.setitimer(signal.ITIMER_REAL, self._finishing)
+        elif self._computing:
             self.check()
 
     def _note(self, wish: Wish | None) -> None:
@@ -187,6 +202,8 @@ class Worker:
         Unique; what the store knows the worker by.
     lease_seconds, heartbeat_seconds : float
         A lease lasts so long and is renewed so often.
+    finishing_seconds : float
+        How long a signal to give the job back leaves to the point at hand.
     on_interrupt : Wish
         What Ctrl-C means: give the job back, or cancel it.
     patience_seconds : float
@@ -195,14 +212,25 @@ class Worker:
 
     store: Store
     name: str = field(default_factory=lambda: worker_name())
-    lease_seconds: float = 30.0
+    lease_seconds: float = 20.0
     heartbeat_seconds: float = 0.5
+    finishing_seconds: float = 0.0
     on_interrupt: Wish = Wish.RELEASE
     patience_seconds: float = 600.0
+    _left: set[int] = field(default_factory=set, init=False)
 
     def claim(self, job_id: int | None = None) -> Lease | None:
-        """The right to work on `job_id`, or on the oldest waiting job; None if there is nothing to do."""
-        return self.store.claim(self.name, self.lease_seconds, job_id)
+        """The right to work on `job_id`, or on the oldest waiting job; None if there is nothing to do.
+
+        Jobs that this installation must not work on are left to others, while that is so; their logs say why.
+        """
+        while (lease := self.store.claim(self.name, self.lease_seconds, job_id, self._left)) is not None:
+            reason = obstacle(lease.job)
+            if not reason:
+                return lease
+            self._leave(lease, reason)
+        self._look_again()
+        return None
 
     def work(self, lease: Lease, within: Interruptions | None = None) -> Iterator[ParetoPoint]:
         """The points of the job, each as soon as it is stored; the job's end is stored too."""
@@ -213,38 +241,71 @@ class Worker:
             except LeaseLost as error:
                 log.warning("lease lost", error=str(error))
 
-    def forever(self, poll_seconds: float = 1.0) -> None:
-        """Work on one job after the other until a signal to stop comes."""
+    def pull(self, poll_seconds: float = 1.0, until_idle: bool = False, max_jobs: int | None = None) -> None:
+        """Work on one job after the other.
+
+        Parameters
+        ----------
+        poll_seconds : float
+            How often to look for a job where there is none.
+        until_idle : bool
+            End where there is none, instead of looking again.
+        max_jobs : int, optional
+            End after so many jobs. A signal to stop ends it at any time.
+        """
+        n_jobs = 0
         with Interruptions(self._signals()) as interruptions:
             try:
-                while True:
+                while max_jobs is None or n_jobs < max_jobs:
                     interruptions.check()
-                    self._one_or_wait(interruptions, poll_seconds)
+                    lease = self._claim_when_possible(interruptions, poll_seconds)
+                    if lease is not None:
+                        self._finish(lease, interruptions)
+                        n_jobs += 1
+                    elif until_idle:
+                        break
+                    else:
+                        interruptions.sleep(poll_seconds)
             except Interrupted:
                 log.info("worker stopped")
 
-    def _one_or_wait(self, interruptions: Interruptions, poll_seconds: float) -> None:
-        lease = self._claim_if_possible()
-        if lease is None:
-            interruptions.sleep(poll_seconds)
-        else:
-            for _ in self.work(lease, interruptions):
-                pass
+    def _finish(self, lease: Lease, interruptions: Interruptions) -> None:
+        for _ in self.work(lease, interruptions):
+            pass
 
-    def _claim_if_possible(self) -> Lease | None:
-        try:
-            return self.claim()
-        except Unavailable as error:
-            log.warning("waiting for the database", error=str(error))
-            return None
+    def _leave(self, lease: Lease, reason: str) -> None:
+        log.warning("job left to others", job_id=lease.job_id, reason=reason)
+        self.store.log(lease, f"worker {self.name} leaves this job to others: {reason}")
+        self.store.release(lease)
+        self._left.add(lease.job_id)
+
+    def _look_again(self) -> None:
+        """Forget the jobs left to others that have been deleted, or queued anew by an installation like this one."""
+        for job_id in tuple(self._left):
+            try:
+                left = obstacle(self.store.job(job_id))
+            except NotFound:
+                left = ""
+            if not left:
+                self._left.discard(job_id)
+
+    def _claim_when_possible(self, interruptions: Interruptions, poll_seconds: float) -> Lease | None:
+        """What `claim` finds, once the database answers."""
+        while True:
+            try:
+                return self.claim()
+            except Unavailable as error:
+                log.warning("waiting for the database", error=str(error))
+                interruptions.sleep(poll_seconds)
 
     def _signals(self) -> tuple[tuple[signal.Signals, Wish], ...]:
         return (signal.SIGTERM, Wish.RELEASE), (signal.SIGINT, self.on_interrupt)
 
     def _until_interrupted(self, lease: Lease, within: Interruptions | None) -> Iterator[ParetoPoint]:
-        with Interruptions(self._signals(), within) as interruptions:
+        with Interruptions(self._signals(), within, self.finishing_seconds) as interruptions:
             store = PatientStore(self.store, Patience(self.patience_seconds, interruptions.sleep))
             try:
+                store.log(lease, self._greeting(lease.job))
                 state, reason = yield from self._outcome(store, lease, interruptions)
                 store.finish(lease, state, reason)
                 log.info("job ended", state=str(state), reason=reason)
@@ -269,7 +330,7 @@ class Worker:
         except Exception as error:
             log.exception("job failed")
             store.log(lease, traceback.format_exc())
-            return JobState.FAILED, f"{type(error).__name__}: {_first_line(error)}"
+            return JobState.FAILED, shortage(error) or f"{type(error).__name__}: {_first_line(error)}"
         return JobState.COMPLETED, ended
 
     def _trace(
@@ -295,6 +356,11 @@ class Worker:
                 self.store.finish(lease, JobState.CANCELLED, "cancelled on request")
         except Unavailable as error:
             log.warning("job left to its lease", error=str(error))
+
+    def _greeting(self, job: Job) -> str:
+        found = ", ".join(f"{name} {number}" for name, number in versions().items())
+        going = f"goes on after {job.n_points} points" if job.n_points else "begins"
+        return f"worker {self.name} {going} ({found}, {torch.get_num_threads()} threads)"
 
     def _give_up(self, lease: Lease, reason: str) -> None:
         """Fail the job where that can be written; else its lease goes stale and another worker tries."""

@@ -46,6 +46,15 @@ def read(connection: Connection, job_id: int | None, after: int, limit: int) -> 
     return tuple(_event(row) for row in connection.execute(query))
 
 
+def logs(connection: Connection, job_id: int, after: int, limit: int) -> tuple[Event, ...]:
+    """The newest `limit` log lines of a job later than `after`, in order."""
+    e = tables.events.c
+    query = select(e.seq, e.job_id, e.kind, e.data, e.at).order_by(e.seq.desc()).limit(limit)
+    query = query.where(e.job_id == tables.key(job_id), e.kind == "log", e.seq > max(0, min(after, tables.MAX_SEQ)))
+    rows = reversed(connection.execute(query).all())
+    return tuple(Event(seq, job_id, kind, data, instant(at)) for seq, job_id, kind, data, at in rows)
+
+
 def last_seq(connection: Connection) -> int:
     """The newest sequence number, 0 in a new database."""
     seq: int = connection.execute(select(tables.counter.c.seq)).scalar_one()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, exists, or_, select, update
@@ -95,9 +96,13 @@ def followers(connection: Connection, job_id: int) -> tuple[int, ...]:
     return tuple(row.id for row in waiting if row.facts.get("follows") == job_id)
 
 
-def request(connection: Connection, job_id: int, what: Request) -> Job:
-    """Cancel, pause or resume a job: at once, or by asking its worker."""
-    steps: Mapping[str, Callable[[Connection, Job], None]] = {"cancel": _cancel, "pause": _pause, "resume": _resume}
+def request(connection: Connection, job_id: int, what: Request, facts: Mapping[str, Any]) -> Job:
+    """Cancel, pause or resume a job: at once, or by asking its worker; one that is queued again gets new `facts`."""
+    steps: Mapping[str, Callable[[Connection, Job], None]] = {
+        "cancel": _cancel,
+        "pause": _pause,
+        "resume": partial(_resume, facts=facts),
+    }
     if what not in steps:
         raise Conflict(f"request {what!r} is unknown; cancel, pause and resume are known")
     steps[what](connection, find(connection, job_id, lock=True))
@@ -142,12 +147,12 @@ def _pause(connection: Connection, job: Job) -> None:
         move(connection, job.id, JobState.PAUSED, "paused on request")
 
 
-def _resume(connection: Connection, job: Job) -> None:
+def _resume(connection: Connection, job: Job, facts: Mapping[str, Any]) -> None:
     if job.state is JobState.RUNNING and job.wanted == "pause":
         _want(connection, job, "run")
     elif job.state in {JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}:
         _refuse_thinned(job)
-        move(connection, job.id, JobState.QUEUED, attempts=0)
+        move(connection, job.id, JobState.QUEUED, attempts=0, facts={**job.facts, **facts})
     else:
         raise Conflict(f"job {job.id} is {_described(job)}; paused, failed and cancelled jobs can be resumed")
 

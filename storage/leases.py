@@ -1,9 +1,9 @@
 """Leases: who may work on a job. The fence, raised at every claim, shuts out a worker that was replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Update, and_, case, func, select, update
+from sqlalchemy import Connection, ScalarSelect, Update, and_, case, func, select, update
 
 from storage import events, jobs, points, tables
 from storage.errors import Conflict, LeaseLost
@@ -15,14 +15,18 @@ WANTED_STATE = {"run": JobState.QUEUED, "pause": JobState.PAUSED, "cancel": JobS
 WANTED_REASON = {"run": "", "pause": "paused on request", "cancel": "cancelled on request"}
 
 
-def claim(connection: Connection, worker: str, lease_seconds: float, job_id: int | None) -> Lease | None:
+def claim(
+    connection: Connection, worker: str, lease_seconds: float, job_id: int | None, but_not: Collection[int]
+) -> Lease | None:
     """Take the oldest job that is queued or whose lease is stale, or only `job_id`; None where there is none.
 
     All rows are locked before the first event is written, so that no transaction waits for a row with the counter in
     its hand. A named job that is locked is waited for; among many, a locked one is passed over.
     """
     doomed = _doomed(connection)
-    row = connection.execute(_taking(worker, lease_seconds, job_id).returning(J.id, J.fence)).one_or_none()
+    row = connection.execute(
+        _taking(worker, lease_seconds, _free(job_id, but_not)).returning(J.id, J.fence)
+    ).one_or_none()
     _bury(connection, doomed)
     return None if row is None else _lease(connection, row.id, worker, row.fence)
 
@@ -44,10 +48,11 @@ def release(connection: Connection, lease: Lease) -> None:
     jobs.move(connection, lease.job_id, WANTED_STATE[wanted], WANTED_REASON[wanted])
 
 
-def expire(connection: Connection, worker: str) -> None:
-    """Make the leases of a worker known to be dead stale."""
-    connection.execute(update(tables.jobs).where(RUNNING, J.worker == worker).values(lease_until=0.0))
+def expire(connection: Connection, worker: str) -> bool:
+    """Make the leases of a worker known to be dead stale; whether it had any."""
+    held = connection.execute(update(tables.jobs).where(RUNNING, J.worker == worker).values(lease_until=0.0)).rowcount
     settle(connection)
+    return held > 0
 
 
 def append(connection: Connection, lease: Lease, packed: points.Packed) -> int:
@@ -72,11 +77,14 @@ def log(connection: Connection, lease: Lease, text: str) -> int:
     return events.add(connection, lease.job_id, "log", {"text": text})
 
 
-def _taking(worker: str, lease_seconds: float, job_id: int | None) -> Update:
-    oldest = select(J.id).where(CLAIMABLE).order_by(J.id).limit(1).correlate(None)
+def _free(job_id: int | None, but_not: Collection[int]) -> ScalarSelect[Any]:
+    oldest = select(J.id).where(CLAIMABLE, J.id.not_in(but_not)).order_by(J.id).limit(1).correlate(None)
     if job_id is not None:
         oldest = oldest.where(J.id == tables.key(job_id))
-    free = oldest.with_for_update(skip_locked=job_id is None).scalar_subquery()
+    return oldest.with_for_update(skip_locked=job_id is None).scalar_subquery()
+
+
+def _taking(worker: str, lease_seconds: float, free: ScalarSelect[Any]) -> Update:
     taken = {"state": str(JobState.RUNNING), "wanted": "run", "worker": worker, "reason": "", "ended_at": None}
     counted = {"fence": J.fence + 1, "attempts": J.attempts + 1, "lease_until": tables.now() + lease_seconds}
     started = func.coalesce(J.started_at, tables.now())

@@ -1,7 +1,8 @@
 """The store: the only door to the database. Every method is one transaction and returns frozen copies."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from sqlalchemy import select
@@ -243,7 +244,7 @@ class Store:
         space.give_back(self._database)
         return thinned
 
-    def request(self, job_id: int, what: Request) -> Job:
+    def request(self, job_id: int, what: Request, facts: Mapping[str, Any] = MappingProxyType({})) -> Job:
         """Cancel, pause or resume a job.
 
         A job that a live worker runs gets `Job.wanted` and its worker obeys; any other changes at once.
@@ -254,6 +255,8 @@ class Store:
         ----------
         job_id : int
         what : {"cancel", "pause", "resume"}
+        facts : mapping, optional
+            Added to those of a job that is queued again.
 
         Returns
         -------
@@ -268,7 +271,7 @@ class Store:
             If its state does not allow it, or if it was thinned and is to be resumed.
         """
         with self._database.write() as connection:
-            return jobs.request(connection, job_id, what)
+            return jobs.request(connection, job_id, what, facts)
 
     def extend(self, job_id: int, spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Job:
         """Queue a job that ended or is paused again under a new spec; its trail stays.
@@ -285,7 +288,9 @@ class Store:
 
     # The worker's side
 
-    def claim(self, worker: str, lease_seconds: float, job_id: int | None = None) -> Lease | None:
+    def claim(
+        self, worker: str, lease_seconds: float, job_id: int | None = None, but_not: Collection[int] = ()
+    ) -> Lease | None:
         """Take the oldest job that is queued or whose lease has gone stale.
 
         A stale job whose worker was asked to stop is stopped instead, and one claimed three times in a row without
@@ -299,6 +304,8 @@ class Store:
             How long the lease lasts unless renewed, by the database's clock.
         job_id : int, optional
             Take this job or none.
+        but_not : collection of int
+            Jobs to leave to others.
 
         Returns
         -------
@@ -306,7 +313,7 @@ class Store:
             None where no job is to be had.
         """
         with self._database.write() as connection:
-            return leases.claim(connection, worker, lease_seconds, job_id)
+            return leases.claim(connection, worker, lease_seconds, job_id, but_not)
 
     def renew(self, lease: Lease, lease_seconds: float) -> Wanted:
         """Keep a lease for `lease_seconds` from now.
@@ -335,10 +342,10 @@ class Store:
         with self._database.write() as connection:
             leases.release(connection, lease)
 
-    def expire(self, worker: str) -> None:
-        """Make the leases of a worker known to be dead stale at once."""
+    def expire(self, worker: str) -> bool:
+        """Make the leases of a worker known to be dead stale at once; whether it had any."""
         with self._database.write() as connection:
-            leases.expire(connection, worker)
+            return leases.expire(connection, worker)
 
     def append(self, lease: Lease, waypoint: Waypoint) -> int:
         """Store a point with its weights, buffers, memory and event: all or nothing.
@@ -402,6 +409,18 @@ class Store:
         """
         with self._database.write() as connection:
             return leases.log(connection, lease, text)
+
+    def remark(self, job_id: int, text: str) -> int:
+        """Write a line to a job's events from outside, without a lease; its sequence number.
+
+        Raises
+        ------
+        NotFound
+            If there is no such job.
+        """
+        with self._database.write() as connection:
+            jobs.find(connection, job_id, lock=True)
+            return events.add(connection, job_id, "log", {"text": text})
 
     # Points
 
@@ -487,6 +506,18 @@ class Store:
             if not found and job_id is not None:
                 jobs.find(connection, job_id)
             return found
+
+    def logs(self, job_id: int, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        """The newest `limit` log lines of a job later than the event `after`, in order.
+
+        Raises
+        ------
+        NotFound
+            If there is no such job.
+        """
+        with self._database.read() as connection:
+            jobs.find(connection, job_id)
+            return events.logs(connection, job_id, after, limit)
 
     def last_seq(self) -> int:
         """The newest event's sequence number, 0 where there was none."""

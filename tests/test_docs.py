@@ -177,7 +177,7 @@ def test_every_setting_of_a_part_is_described(kind: str) -> None:
 def test_every_setting_of_the_service_is_documented_with_its_default() -> None:
     rows = re.findall(r"^\| `PARETOPATH_(\w+)` \| (.*?) \|", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE)
     settings = dict(reversed(rows))
-    assert settings.keys() - {"BIND"} == {name.upper() for name in Settings.model_fields}
+    assert settings.keys() - {"BIND", "WORKERS"} == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         if field.default not in (None, ""):
             assert settings[name.upper()] == f"`{field.default}`", name

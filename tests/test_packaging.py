@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("app", "engine", "storage")
 SECRETS = {"POSTGRES_PASSWORD": "a-password", "PARETOPATH_TOKEN": "a-token-of-some-length"}
 PATIENCE_SECONDS = 120
+PARETOPATH = (sys.executable, "-m", "app")
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::([?-])([^}]*))?\}")
 
@@ -49,7 +50,9 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> N
 def test_the_wheel_has_the_command_and_the_extras(wheel: zipfile.ZipFile) -> None:
     info = next(name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name)
     assert "paretopath = app.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
-    assert "Provides-Extra: parquet" in wheel.read(f"{info}/METADATA").decode()
+    for extra in ("parquet", "ray"):
+        assert f"Provides-Extra: {extra}" in wheel.read(f"{info}/METADATA").decode()
+        assert f"--extra {extra}" in dockerfile()
 
 
 def test_the_constraints_pin_a_torch_that_the_project_accepts() -> None:
@@ -83,14 +86,17 @@ def filled(found: re.Match[str], variables: Mapping[str, str]) -> str:
 
 
 def test_the_services_wait_for_each_other(services: dict[str, Any]) -> None:
-    assert set(services) == {"postgres", "migrate", "api", "worker"}
+    assert set(services) == {"postgres", "migrate", "api", "worker", "ray-head", "ray-worker"}
+    assert {name for name, service in services.items() if "profiles" in service} == {"ray-head", "ray-worker"}
+    assert services["worker"]["deploy"] == {"replicas": "2"}
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     for name in ("api", "worker"):
         assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
     assert services["postgres"]["healthcheck"]["test"][:2] == ["CMD", "pg_isready"]
     assert services["migrate"]["restart"] == "no"
     assert "healthcheck" not in services["api"], "the image's own asks /readyz"
-    assert all(services[name]["healthcheck"] == {"disable": True} for name in ("migrate", "worker"))
+    silent = ("migrate", "worker", "ray-head", "ray-worker")
+    assert all(services[name]["healthcheck"] == {"disable": True} for name in silent)
 
 
 def test_secrets_have_no_default() -> None:
@@ -111,7 +117,12 @@ def test_only_the_api_is_published_and_only_here(services: dict[str, Any]) -> No
 def test_what_must_outlive_the_containers_is_in_named_volumes(services: dict[str, Any]) -> None:
     assert set(compose()["volumes"]) == {"database", "data"}
     assert services["postgres"]["volumes"] == ["database:/var/lib/postgresql/data"]
-    assert services["api"]["volumes"] == services["worker"]["volumes"] == ["data:/data"]
+    assert (
+        services["api"]["volumes"]
+        == services["worker"]["volumes"]
+        == services["ray-worker"]["volumes"]
+        == ["data:/data"]
+    )
     assert "VOLUME /data" in dockerfile()
 
 
@@ -154,7 +165,8 @@ def test_the_image_is_given_all_that_it_copies() -> None:
 
 def test_every_command_of_image_and_compose_file_exists(services: dict[str, Any]) -> None:
     known: Any = get_command(command_line)
-    called = [service["command"][0] for service in services.values() if "command" in service]
+    ours = [service for service in services.values() if "command" in service and "entrypoint" not in service]
+    called = [service["command"][0] for service in ours]
     called += re.findall(r'^CMD \["(\w+)"', dockerfile(), re.MULTILINE)
     assert sorted(called) == ["migrate", "serve", "serve", "worker"]
     assert set(called) <= set(known.commands)
@@ -173,10 +185,12 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def started(arguments: list[str], environment: Mapping[str, str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    arguments: list[str], environment: Mapping[str, str], folder: Path, program: tuple[str, ...] = PARETOPATH
+) -> Iterator[subprocess.Popen[str]]:
     """A command in the background, asked to stop at the end."""
-    log = (folder / f"{arguments[0]}.log").open("w")
-    command = [sys.executable, "-m", "app", *arguments]
+    log = (folder / f"{arguments[0].lstrip('-')[:20].replace('/', '')}.log").open("w")
+    command = [*program, *arguments]
     with (
         log,
         subprocess.Popen(
@@ -233,3 +247,38 @@ def test_the_services_trace_a_job_together(database_url: str, tmp_path: Path, se
         assert checked.returncode == 0, checked.stderr
     assert worker.returncode == 0
     assert api.returncode in (0, -signal.SIGTERM), "uvicorn passes the signal on once all is closed"
+
+
+@pytest.mark.slow
+def test_the_services_of_the_profile_ray_trace_a_job_together(tmp_path: Path, services: dict[str, Any]) -> None:
+    ports = {name: str(free_port()) for name in ("6379", "10001", "8000")}
+    folder = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    outside = {"PATH": folder, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    outside |= {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "RAY_USAGE_STATS_ENABLED": "0"}
+    image = {"PARETOPATH_PORT": ports["8000"], "PARETOPATH_DATABASE_URL": f"sqlite:///{tmp_path}/shared.db"}
+
+    def here(text: str) -> str:
+        """The address of a service on this machine."""
+        for there, port in ports.items():
+            text = re.sub(rf"(ray-head:|port=){there}", lambda m, p=port: m[1] + p, text)
+        return text.replace("ray-head", "127.0.0.1")
+
+    def inside(name: str) -> dict[str, str]:
+        given = {key: here(value) for key, value in services[name]["environment"].items()}
+        return {**outside, **given, **image, "PARETOPATH_EXECUTOR": "ray"}
+
+    def ray(name: str) -> Any:
+        program, *options = services[name]["entrypoint"]
+        arguments = [*options, *services[name]["command"]]
+        assert program == "ray"
+        return started([here(x) for x in arguments[1:]], inside(name), tmp_path, ("ray", arguments[0]))
+
+    with ray("ray-head"), ray("ray-worker"), started(services["api"]["command"], inside("api"), tmp_path) as api:
+        assert api.stdout is not None
+        assert "paretopath is at" in api.stdout.readline()
+        url = f"http://127.0.0.1:{ports['8000']}"
+        asked = [*PARETOPATH, "trace", "-n", "mlp:4", "-d", "iris", "--points", "4", "--server", url]
+        with_token = {**outside, "PARETOPATH_TOKEN": SECRETS["PARETOPATH_TOKEN"]}
+        traced = subprocess.run(asked, cwd=tmp_path, env=with_token, capture_output=True, text=True)
+        assert traced.returncode == 0, traced.stderr
+        assert "job 1 completed" in traced.stdout

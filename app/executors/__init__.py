@@ -1,5 +1,1 @@
-"""Ways to run workers: processes beside the service, or none of its own."""
-
-from app.executors.base import Executor
-
-__all__ = ["Executor"]
+"""Ways to run workers: processes beside the service, tasks of a Ray cluster, or none of its own."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from app.comparing import COMPARED
-from app.executors import Executor
+from app.executors.base import Executor
 from app.schemas import LARGEST_INTEGER
 from app.service import Service
 from app.settings import Settings

@@ -1,4 +1,4 @@
-"""Server-sent events of a job: state, point and log, resumable by their numbers."""
+"""What happens to a job: server-sent events (state, point, log), resumable by their numbers, and its log alone."""
 
 from collections.abc import AsyncIterable
 from typing import Annotated
@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app.documents import plain
+from app.documents import Document, log_document, plain
 from app.problems import NothingMore
 from app.routes.asking import AStore, JobId, TheSettings
 from storage.errors import NotFound, Unavailable
@@ -42,6 +42,14 @@ async def events(
             yield ServerSentEvent(data=plain(event.data), event=event.kind, id=str(event.seq))
         if not news:
             await anyio.sleep(settings.poll_seconds)
+
+
+@router.get("/{job_id}/logs")
+def logs(
+    job_id: JobId, store: AStore, after: After = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 200
+) -> dict[str, list[Document]]:
+    """The newest lines that workers wrote about the job, in order; those of crashed workers are their last words."""
+    return {"lines": [log_document(event) for event in store.logs(job_id, after, limit)]}
 
 
 def _news(store: Store, job_id: int, seen: int) -> tuple[bool, tuple[Event, ...]]:

@@ -33,6 +33,7 @@ from storage.store import Store
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 PAGE_SIZE = 30
+LOG_LINES = 100
 FIRST_JOB: Mapping[str, Any] = {
     "network": {"name": "mlp", "params": {"hidden": [32]}},
     "data": {"name": "digits", "params": {}},
@@ -126,10 +127,11 @@ def job(request: Request, job_id: int, view: Annotated[View, Depends()]) -> Resp
     store = _store(request)
     seen = store.last_seq()
     try:
-        found, front = store.job(job_id), store.front(job_id)
+        found, front, log = store.job(job_id), store.front(job_id), store.logs(job_id, limit=LOG_LINES)
     except NotFound as error:
         return _missing(request, error)
-    return _page(request, "job.html", job=found, view=view, seen=seen if len(front) else 0, **_points(front))
+    seen = seen if len(front) else 0
+    return _page(request, "job.html", job=found, view=view, seen=seen, log=log, **_points(front))
 
 
 @router.get("/jobs/{job_id:int}/figure.json")

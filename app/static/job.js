@@ -79,9 +79,7 @@ let source;
 function listen() {
   if (source || ENDED.has(state())) return;
   source = new EventSource(`${api}/events?after=${by("main").dataset.seen}`);
-  tell(by("log"), "");
-  for (const kind of ["state", "point"]) source.addEventListener(kind, soon);
-  source.addEventListener("log", (event) => tell(by("log"), JSON.parse(event.data).text));
+  for (const kind of ["state", "point", "log"]) source.addEventListener(kind, soon);
   source.addEventListener("open", () => tell(by("connection"), ""));
   source.addEventListener("error", () => lost());
 }
@@ -101,7 +99,6 @@ setInterval(() => {
 function stop() {
   source?.close();
   source = undefined;
-  tell(by("log"), "");
 }
 
 // ---- buttons

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,16 @@ class Faulty(nn.Module):
         if self.fault == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             return self.inner(x)
+        if self.fault == "slow":
+            time.sleep(0.002)
+            return self.inner(x)
+        if self.fault == "abort":
+            os.abort()
+        if self.fault == "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            threading.Event().wait()
+        if self.fault == "hoard":
+            return self.inner(x) + torch.empty(2**36).sum()
         return self.inner(x) * torch.nan
 
 

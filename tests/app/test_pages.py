@@ -147,6 +147,21 @@ def test_a_wish_not_yet_followed_is_shown(client: TestClient, store: Store) -> N
     assert "cancel" not in {button.get("id") for button in found.all("button")}
 
 
+def test_the_log_is_on_the_page_the_newest_last_and_as_json(client: TestClient, store: Store) -> None:
+    lease = claimed(store)
+    store.log(lease, "first <line>")
+    store.remark(lease.job_id, "second line")
+    found = page(client, f"/jobs/{lease.job_id}")
+    assert found.text.index("first <line>") < found.text.index("second line")
+    assert "open" not in found.by_id("log")
+    store.finish(lease, "failed", "for a reason")
+    assert "open" in page(client, f"/jobs/{lease.job_id}").by_id("log")
+    lines = client.get(f"/api/v1/jobs/{lease.job_id}/logs").json()["lines"]
+    assert [line["text"] for line in lines] == ["first <line>", "second line"]
+    newest = client.get(f"/api/v1/jobs/{lease.job_id}/logs", params={"limit": 1, "after": lines[0]["seq"]}).json()
+    assert newest == {"lines": lines[1:]}
+
+
 def test_points_stand_in_a_table_that_links_to_each(client: TestClient, store: Store) -> None:
     found = page(client, f"/jobs/{in_state(store, 'completed', 3)}")
     rows = [a["href"] for a in found.all("a") if a.get("id", "").startswith("pick-")]

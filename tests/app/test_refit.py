@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,14 +141,14 @@ def test_settings_beyond_the_body_s_go_through_the_method(client: TestClient, st
     assert work_off(store, job["id"]) == job["progress"]["expected"] == 3
 
 
-def test_data_that_changed_is_refused(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "mine.csv"
+def test_data_that_changed_is_refused(store: Store) -> None:
     rows = [f"{i % 7},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    path.write_text("\n".join(["a,b,y", *rows]))
-    service = Service(store, allow_paths=True)
-    job = service.submit({**TINY, "data": str(path)})
+    service = Service(store)
+    service.upload("mine.csv", "\n".join(["a,b,y", *rows]).encode())
+    job = service.submit({**TINY, "data": "mine"})
     work_off(store, job["id"])
-    path.write_text("\n".join(["a,b,y", *rows[::-1], "1,1,yes"]))
+    store.delete_upload("mine")
+    service.upload("mine.csv", "\n".join(["a,b,y", *rows[::-1], "1,1,yes"]).encode())
     with pytest.raises(Exception, match="changed since job 1"):
         service.refit(job["id"], {})
 

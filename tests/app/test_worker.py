@@ -1,13 +1,18 @@
 """The worker: stores each waypoint, obeys wishes, and survives networks that break."""
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.errors import Lacking
+from app.limits import limit_memory
 from app.schemas import JobIn
 from app.service import Service
 from app.worker import Interrupted, Interruptions, Wish, Worker
@@ -120,7 +125,7 @@ def test_a_pull_worker_takes_the_oldest_job_until_it_is_stopped(store: Store) ->
     first, second = submit(store), submit(store)
     thread = threading.Thread(target=stop_when_over, args=(store, second.id))
     thread.start()
-    Worker(store).forever(poll_seconds=0.02)
+    Worker(store).pull(poll_seconds=0.02)
     thread.join()
     assert [store.job(job.id).state for job in (first, second)] == ["completed", "completed"]
 
@@ -129,10 +134,146 @@ def test_a_pull_worker_stopped_at_work_gives_its_job_back_and_takes_no_other(sto
     first, second = (submit(store, **LONG) for _ in range(2))
     thread = threading.Thread(target=stop_at_first_point, args=(store, first.id))
     thread.start()
-    Worker(store).forever(poll_seconds=0.02)
+    Worker(store).pull(poll_seconds=0.02)
     thread.join()
     assert [store.job(job.id).state for job in (first, second)] == ["queued", "queued"]
     assert store.job(second.id).n_points == 0
+
+
+@pytest.mark.parametrize(("limit", "n_done"), [({"until_idle": True}, 3), ({"max_jobs": 2}, 2)])
+def test_a_pull_worker_for_a_batch_system_ends_by_itself(store: Store, limit: Any, n_done: int) -> None:
+    for _ in range(3):
+        submit(store)
+    Worker(store).pull(**limit)
+    assert [job.state for job in store.jobs()].count("completed") == n_done
+
+
+def test_a_patient_worker_begins_no_other_point(store: Store) -> None:
+    job = submit(store, **LONG)
+    worker = Worker(store, finishing_seconds=200)
+    lease = worker.claim(job.id)
+    assert lease is not None
+    points = worker.work(lease)
+    next(points)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert list(points) == []
+    assert (store.job(job.id).state, store.job(job.id).n_points) == ("queued", 1)
+
+
+def test_patience_is_for_the_stretch_that_the_signal_meets() -> None:
+    reached = []
+    with Interruptions([(signal.SIGTERM, Wish.RELEASE)], finishing_seconds=60) as interruptions:
+        with interruptions.computing():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("the end of it")
+        with pytest.raises(Interrupted) as caught, interruptions.computing():
+            reached.append("another")
+    assert reached == ["the end of it"]
+    assert caught.value.wish is Wish.RELEASE
+
+
+@pytest.mark.parametrize(("patience", "n_signals"), [(0.05, 1), (60, 2)])
+def test_patience_ends(patience: float, n_signals: int) -> None:
+    with Interruptions([(signal.SIGTERM, Wish.RELEASE)], finishing_seconds=patience) as interruptions:
+        assert wish_met(interruptions, n_signals) is Wish.RELEASE
+
+
+def wish_met(interruptions: Interruptions, n_signals: int) -> Wish | None:
+    try:
+        with interruptions.computing():
+            for _ in range(n_signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(60)
+    except Interrupted as interrupted:
+        return interrupted.wish
+    return None
+
+
+# What a worker must leave to others
+
+
+def foreign(store: Store, **facts: Any) -> Job:
+    job = submit(store)
+    made = store.submit(job.spec, {**job.facts, **facts})
+    store.delete(job.id)
+    return made
+
+
+def logged(store: Store, job_id: int) -> list[str]:
+    return [str(event.data["text"]) for event in store.logs(job_id)]
+
+
+OTHERS = [{"paretopath": "0.0.9", "torch": "2.13"}, {"paretopath": "0.1.0", "torch": "1.99"}]
+
+
+@pytest.mark.parametrize("made_with", OTHERS)
+def test_a_job_of_other_versions_is_left_to_others(store: Store, made_with: dict[str, str]) -> None:
+    old, new = foreign(store, versions=made_with), submit(store)
+    worker = Worker(store)
+    worker.pull(until_idle=True)
+    worker.pull(until_idle=True)
+    assert (store.job(old.id).state, store.job(old.id).attempts) == ("queued", 0)
+    assert store.job(new.id).state == "completed"
+    (line,) = logged(store, old.id)
+    for versions in (made_with, new.facts["versions"]):
+        assert all(f"{name} {number}" in line for name, number in versions.items())
+
+
+def test_a_job_of_other_versions_goes_on_once_it_is_resumed_here(store: Store) -> None:
+    old = foreign(store, versions=OTHERS[0])
+    worker = Worker(store)
+    assert worker.claim() is None
+    for what in ("pause", "resume"):
+        Service(store).request(old.id, what)
+    worker.pull(until_idle=True)
+    worker.pull(until_idle=True)
+    assert store.job(old.id).state == "completed"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"network": {"name": "not_here.nets:small", "params": {}}}, "'not_here.nets:small' is code"),
+        ({"device": "cuda:99"}, "'cuda:99', which is not here"),
+    ],
+)
+def test_a_job_that_needs_what_is_not_here_is_left_to_others(store: Store, change: Any, told: str) -> None:
+    usual = submit(store)
+    job = store.submit({**usual.spec, **change}, usual.facts)
+    assert Worker(store).claim(job.id) is None
+    assert store.job(job.id).state == "queued"
+    assert told in logged(store, job.id)[0]
+
+
+# Memory
+
+
+@contextmanager
+def limited(n_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        limit_memory(n_bytes)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_a_job_that_needs_too_much_memory_fails_and_its_worker_goes_on(store: Store) -> None:
+    hoarder = submit(store, network={"name": "tests.app.parts:faulty", "params": {"fault": "hoard"}})
+    modest = submit(store)
+    with limited(8 * 1024**3):
+        Worker(store).pull(until_idle=True)
+    failed = store.job(hoarder.id)
+    assert failed.state == "failed"
+    assert "8,192 MiB of PARETOPATH_MAX_MEMORY_BYTES" in failed.reason
+    assert "raise that limit" in failed.reason
+    assert store.job(modest.id).state == "completed"
+
+
+def test_a_limit_that_leaves_no_room_to_begin_is_refused() -> None:
+    told = r"PARETOPATH_MAX_MEMORY_BYTES is 1 MiB, but a worker needs [\d,]+ MiB"
+    with pytest.raises(Lacking, match=told), limited(2**20):
+        pass
 
 
 def stop_at_first_point(store: Store, job_id: int) -> None:
@@ -146,12 +287,36 @@ def stop_when_over(store: Store, job_id: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_data_that_changed_since_is_refused(store: Store, tmp_path: Any) -> None:
+ROWS = [f"{i % 7},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(40)]
+
+
+def test_a_file_reaches_a_worker_that_cannot_see_it(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "my own.csv"
+    path.write_text("\n".join(["a,b,y", *ROWS]))
+    job, same = (submit(store, data=str(path)) for _ in range(2))
+    path.unlink()
+    work_off(store, job.id)
+    assert store.job(job.id).state == "completed", store.job(job.id).reason
+    assert job.spec["data"]["name"] == same.spec["data"]["name"] == store.uploads()[0].name
+    assert job.spec["data"]["name"].startswith("my_own-")
+    assert len(store.uploads()) == 1
+
+
+def test_files_of_one_name_are_told_apart_by_what_they_hold(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    rows = [f"{i % 7},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(40)]
-    path.write_text("\n".join(["a,b,y", *rows]))
-    job = submit(store, data=str(path))
-    path.write_text("\n".join(["a,b,y", *rows[::-1], "1,1,yes"]))
+    names = set()
+    for rows in (ROWS, ROWS[::-1]):
+        path.write_text("\n".join(["a,b,y", *rows]))
+        names.add(submit(store, data=str(path)).spec["data"]["name"])
+    assert len(names) == 2
+
+
+def test_data_that_changed_since_is_refused(store: Store) -> None:
+    service = Service(store)
+    service.upload("mine.csv", "\n".join(["a,b,y", *ROWS]).encode())
+    job = submit(store, data="mine")
+    store.delete_upload("mine")
+    service.upload("mine.csv", "\n".join(["a,b,y", *ROWS[::-1], "1,1,yes"]).encode())
     work_off(store, job.id)
     assert store.job(job.id).state == "failed"
     assert "changed" in store.job(job.id).reason

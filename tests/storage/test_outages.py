@@ -408,7 +408,7 @@ def test_an_idle_worker_outlives_its_database(own: Store, trouble: Trouble) -> N
 
     thread = threading.Thread(target=watch)
     thread.start()
-    Worker(own).forever(poll_seconds=0.02)
+    Worker(own).pull(poll_seconds=0.02)
     thread.join()
     assert own.job(done[0]).state == JobState.COMPLETED
 
