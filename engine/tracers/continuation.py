@@ -18,7 +18,7 @@ from engine.errors import Diverged
 from engine.front import ParetoPoint, Waypoint
 from engine.predictors import Predictor, state
 from engine.problem import Problem, State
-from engine.tracers import stride
+from engine.tracers import endings, stride
 from engine.tracers.base import Budget, Clock, Tracer, measured
 from engine.tracers.slots import Slots
 
@@ -26,13 +26,12 @@ Held = Literal["penalty", "strength", "nothing"]
 
 EXPLORED_SHARE, FEWEST_EXPLORED = 0.1, 6
 FROM_NETWORK_SHARE, DENSER_SHARE = 0.8, 0.6
-STALLED = 3
 MOST_TRIES = 2
 RETRIES, SHORTENING = 4, 3
 WORSE = 1.25
 FINAL_STEP = 0.2
 FINAL_TRIES = 12
-RELAXED = 1e-2
+RELAXED, LEAST = 1e-2, 1e-6
 NARROWING = 1 - 1e-6
 HALVINGS = 40
 MOST_SAVED, WIDE = 0.1, 4.0
@@ -111,13 +110,14 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Weights with what was measured there: the loss on all data, and of corrected ones the gradient."""
+    """Weights and what was measured there: the loss on all data, the gradient of corrected ones; and repetitions."""
 
     state: State
     loss: float
     penalty: float
     parent: int | None
     grad: Tensor | None = None
+    repeats: int = 0
 
     def known(self, problem: Problem) -> tuple[float, Tensor]:
         """Loss and gradient on all data; the network's buffers are put in place."""
@@ -185,7 +185,7 @@ class Continuation(Tracer):
         yield from self._fill(problem, slots, clock, len(directions) + 1)
         for sweep in range(1, self._rules.sweeps):
             yield from self._improve(problem, slots, clock, sweep, len(directions) + 1 + sweep)
-        self.ended = clock.exhausted(self._budget) or self._reached(slots)
+        self.ended = self._ending(slots, clock)
 
     def _first(self, problem: Problem, clock: Clock) -> Waypoint:
         theta = problem.loss.initial()
@@ -200,11 +200,17 @@ class Continuation(Tracer):
         """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero."""
         if problem.loss.convex:
             return self._correct(problem, guess, None, self._draw(0, 1), _By(self._parts.anchor, "strength"))
-        fresh = float(problem.loss.value(guess.theta))
-        start = replace(guess, lam=guess.lam * RELAXED)
-        trained = self._correct(problem, start, None, self._draw(0, 0), _By(self._parts.trainer, "strength"))
-        found = self._penalised(problem, clock, trained, guess.lam, (trained.loss + fresh) / 2)
+        fresh, lam = float(problem.loss.value(guess.theta)), guess.lam
+        trained = self._trained(problem, guess, lam)
+        while trained.penalty == 0 and lam > guess.lam * LEAST:
+            lam /= 10
+            trained = self._trained(problem, guess, lam)
+        found = self._penalised(problem, clock, trained, lam, (trained.loss + fresh) / 2)
         return replace(found, state=replace(found.state, step=None))
+
+    def _trained(self, problem: Problem, guess: State, lam: float) -> _Found:
+        start = replace(guess, lam=lam * RELAXED)
+        return self._correct(problem, start, None, self._draw(0, 0), _By(self._parts.trainer, "strength"))
 
     def _penalised(self, problem: Problem, clock: Clock, trained: _Found, lam: float, bar: float) -> _Found:
         """Go on with the penalty; where it costs most of what was learnt, with a lower strength."""
@@ -372,12 +378,12 @@ class Continuation(Tracer):
             tried.append(_measured(problem, correction.state, parent))
             spent = problem.loss.effort >= problem.loss.limit
             if (correction.fell or spent) and math.isfinite(tried[-1].loss):
-                return tried[-1]
+                return replace(tried[-1], repeats=attempt)
             before = before or [_guessed(problem, _feasible(problem, guess, by.held), parent)]
             if tried[-1].merit(guess.lam, by.held) <= WORSE * before[0].merit(guess.lam, by.held) < math.inf:
-                return tried[-1]
+                return replace(tried[-1], repeats=attempt)
             guess = replace(guess, step=(correction.state.step or 1.0) / SHORTENING)
-        return _least_bad([*before, *tried], guess, by.held)
+        return replace(_least_bad([*before, *tried], guess, by.held), repeats=RETRIES)
 
     def _waypoint(
         self, problem: Problem, clock: Clock, found: _Found, place: _Place, index: int, sweep: int
@@ -386,7 +392,9 @@ class Continuation(Tracer):
         lam = found.state.lam if self._held == "strength" or anchored else None
         memory = {**asdict(place), "step": found.state.step or math.nan}
         waypoint = measured(problem, clock, found.state, lam, found.known(problem))
-        named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep)
+        repeats = {"repeats": float(found.repeats)} if found.repeats else {}
+        metrics = {**waypoint.point.metrics, **repeats}
+        named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep, metrics=metrics)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
 
     def _bare(self, problem: Problem, found: _Found, like: Waypoint) -> Waypoint:
@@ -407,11 +415,10 @@ class Continuation(Tracer):
         return max(2, math.ceil(share * points)) - len(slots.networks())
 
     def _at_end(self, branch: Sequence[Waypoint], direction: int) -> bool:
-        points = [w.point for w in branch]
+        first, last = branch[0].point, branch[-1].point
         if direction > 0:
-            return points[-1].sparsity >= self._rules.end
-        stalled = len(points) > STALLED and min(p.loss for p in points[-STALLED:]) >= points[-STALLED - 1].loss
-        return stalled or points[-1].loss <= self._rules.floor * points[0].loss
+            return last.sparsity >= self._rules.end
+        return endings.stalled(branch) or last.loss <= self._rules.floor * first.loss
 
     def _sparse_enough(self, theta: Tensor) -> bool:
         return 1 - int(theta.count_nonzero()) / theta.numel() >= self._rules.end
@@ -419,6 +426,15 @@ class Continuation(Tracer):
     def _reached(self, slots: Slots) -> str:
         sparsest = slots.networks()[slots.order()[0]].point
         return f"The front has {len(slots.front())} points, down to a sparsity of {sparsest.sparsity:.4g}."
+
+    def _ending(self, slots: Slots, clock: Clock) -> str:
+        dense = self._rules.start == "dense"
+        remarks = list(endings.remarks(slots.trail, self._rules.strength if dense else 0.0, self._rules.end))
+        if not dense and endings.stalled(slots.branch(1)):
+            remarks.append(
+                "Towards lower loss the path ends on a plateau, where further steps lowered the loss no more."
+            )
+        return " ".join([clock.exhausted(self._budget) or self._reached(slots), *remarks])
 
     def _draw(self, stage: int, place: int) -> int:
         """A seed of its own for every place of every stage."""

@@ -222,6 +222,31 @@ def test_a_trace_without_a_budget_is_not_held_to_an_earlier_one() -> None:
     assert efforts[0] == efforts[2] > efforts[1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"strength": 10.0}, "At strength 10 the first network lost what it had learnt; it was trained at "),
+        ({"corrector": "accelerated", "rate": 1e3}, " networks grew; they were corrected again in shorter steps."),
+        ({"end": 0.998}, "Nothing but the zero network was found with a sparsity of 0.998 or more."),
+        ({}, ""),
+    ],
+)
+def test_what_went_wrong_is_answered_and_told_at_the_end(settings: dict[str, object], said: str) -> None:
+    found = continuation(8, 0, Budget(), **{**QUICK, "sweeps": 1, **settings})
+    waypoints = list(found.trace(problems.digits_network()))
+    assert said in found.ended
+    repeated = [w for w in waypoints if w.point.metrics.get("repeats", 0) > 0]
+    assert bool(repeated) == ("corrected again" in found.ended)
+
+
+def test_a_plateau_is_told_at_the_end() -> None:
+    settings = {"start": "network", "floor": 1e-9, "corrector": "accelerated", "epochs": 30}
+    found = continuation(20, 0, Budget(), **settings)
+    losses = [w.point.loss for w in found.trace(problems.iris_network()) if int(w.memory["stage"]) in {0, 1}]
+    assert min(losses[-3:]) >= losses[-4]
+    assert "Towards lower loss the path ends on a plateau" in found.ended
+
+
 class NotANumber(nn.Module):
     """Answers NaN after 400 evaluations in training mode."""
 
