@@ -22,6 +22,8 @@ from storage.store import Store
 from tests.app.conftest import TINY, work_off
 from tests.app.test_pages import in_state, page
 
+pytestmark = pytest.mark.slow
+
 JOBS = "/api/v1/jobs"
 
 

@@ -44,6 +44,7 @@ def test_a_job_is_traced_to_its_end(store: Store) -> None:
     assert len(store.front(job.id)) == n_points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wish", "state"), [("cancel", "cancelled"), ("pause", "paused")])
 def test_a_wish_is_obeyed_and_the_points_stay(store: Store, wish: Any, state: str) -> None:
     worker, lease = leased(store, **LONG)
@@ -89,6 +90,7 @@ def stop_after(points: Iterator[Any], n: int) -> None:
     assert list(points) == []
 
 
+@pytest.mark.slow
 def test_a_lost_lease_ends_the_work_without_a_trace(store: Store) -> None:
     worker, lease = leased(store, **LONG)
     points = worker.work(lease)
@@ -130,6 +132,7 @@ def test_a_pull_worker_takes_the_oldest_job_until_it_is_stopped(store: Store) ->
     assert [store.job(job.id).state for job in (first, second)] == ["completed", "completed"]
 
 
+@pytest.mark.slow
 def test_a_pull_worker_stopped_at_work_gives_its_job_back_and_takes_no_other(store: Store) -> None:
     first, second = (submit(store, **LONG) for _ in range(2))
     thread = threading.Thread(target=stop_at_first_point, args=(store, first.id))
@@ -140,6 +143,7 @@ def test_a_pull_worker_stopped_at_work_gives_its_job_back_and_takes_no_other(sto
     assert store.job(second.id).n_points == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "n_done"), [({"until_idle": True}, 3), ({"max_jobs": 2}, 2)])
 def test_a_pull_worker_for_a_batch_system_ends_by_itself(store: Store, limit: Any, n_done: int) -> None:
     for _ in range(3):
@@ -148,6 +152,7 @@ def test_a_pull_worker_for_a_batch_system_ends_by_itself(store: Store, limit: An
     assert [job.state for job in store.jobs()].count("completed") == n_done
 
 
+@pytest.mark.slow
 def test_a_patient_worker_begins_no_other_point(store: Store) -> None:
     job = submit(store, **LONG)
     worker = Worker(store, finishing_seconds=200)
@@ -258,6 +263,7 @@ def limited(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+@pytest.mark.slow
 def test_a_job_that_needs_too_much_memory_fails_and_its_worker_goes_on(store: Store) -> None:
     hoarder = submit(store, network={"name": "tests.app.parts:faulty", "params": {"fault": "hoard"}})
     modest = submit(store)

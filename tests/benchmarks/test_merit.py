@@ -116,6 +116,7 @@ def test_every_network_is_measured_and_kept_cleaned() -> None:
     assert point.penalty < 0.5 * float(at.problem.penalty.value(found.theta))
 
 
+@pytest.mark.slow
 def test_under_a_limit_the_seconds_of_every_network_count() -> None:
     seconds = [p.seconds for p in race(Traced("weighted_sum"), task("diabetes", points=10), limit=100.0).front]
     assert sorted(set(seconds)) == seconds

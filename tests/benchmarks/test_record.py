@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import record
@@ -15,6 +16,7 @@ def test_what_is_no_number_becomes_null(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"a": [1.5, None, [None, 2]], "b": {"c": None}}
 
 
+@pytest.mark.slow
 def test_the_origin_names_machine_threads_and_versions() -> None:
     found = record.origin()
     assert found["machine"]["processor"]

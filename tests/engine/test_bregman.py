@@ -208,6 +208,7 @@ def test_by_default_a_path_spreads_however_short_it_is(epochs: int) -> None:
     assert path[-1].point.n_nonzero > 5 * path[0].point.n_nonzero
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4])
 def test_resumed_is_as_if_never_stopped(name: str, stop: int) -> None:
     whole = list(tracer(name).trace(problems.norm_network()))

@@ -96,6 +96,7 @@ def test_least_squares_is_scikit_learns_lasso(exact, data, lam: float) -> None:
     assert np.array_equal(found.state.theta.numpy() != 0, expected != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.2, 0.02])
 def test_logistic_is_scikit_learns(lam: float) -> None:
     X, y, problem = problems.breast_cancer()

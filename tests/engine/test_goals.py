@@ -103,6 +103,7 @@ def test_what_is_said_does_not_depend_on_the_stops(whole: list[Waypoint]) -> Non
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_indices_and_effort_grow_and_parents_came_before(whole: list[Waypoint]) -> None:
     assert [w.point.index for w in whole] == list(range(len(whole)))
     assert all(w.point.parent is None or w.point.parent < w.point.index for w in whole)
@@ -120,6 +121,7 @@ def test_indices_and_effort_grow_and_parents_came_before(whole: list[Waypoint]) 
     assert all(np.array_equal(a.theta, b.theta) for a, b in zip(undisturbed, own, strict=True))
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_over_is_not_gone_into_again(trail: list[Waypoint]) -> None:
     found = Asked(method(40), [goal("nonzeros", count=50)], over=1)
     new = list(found.trace(problems.digits_network(), trail[:6]))
@@ -186,6 +188,7 @@ def test_the_front_goes_on_to_a_sparser_end(trail: list[Waypoint]) -> None:
 # A target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 9, 57, 100])
 def test_exactly_so_many_weights_and_no_worse_than_the_next_network_cut(trail: list[Waypoint], count: int) -> None:
     problem = problems.digits_network()

@@ -144,6 +144,7 @@ def test_where_no_layer_is_saturated_growth_ends() -> None:
     assert last.point.loss < first.point.loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resumed_is_as_if_never_stopped(stop: int) -> None:
     def path(*begun: Any) -> list[Any]:
@@ -173,6 +174,7 @@ def test_rates_that_are_too_high_end_with_the_reason() -> None:
         list(tracer(rate=1e30).trace(digits()))
 
 
+@pytest.mark.slow
 def test_the_grown_and_the_whole_network_are_compared(tmp_path: Any) -> None:
     rng = np.random.default_rng(0)
     y = np.arange(80) % 2

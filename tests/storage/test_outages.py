@@ -27,6 +27,8 @@ from storage.database import file_of, is_sqlite
 from tests.storage.conftest import new_database
 from tests.storage.examples import a_waypoint, claimed, stored, submitted
 
+pytestmark = pytest.mark.slow
+
 METHOD = "continuation:end=0.8,sweeps=1,epochs=2,anchor_epochs=2"
 JOB = {"network": "mlp:300", "data": "iris", "points": 4, "method": METHOD}
 UNLIMITED = 2**32 - 2

@@ -288,6 +288,7 @@ def test_a_front_reads_one_table_and_no_weights(store: Store) -> None:
     assert not any(word in queries[0] for word in ("weights", "blobs", "payload"))
 
 
+@pytest.mark.slow
 def test_a_front_of_ten_thousand_points(store: Store, database: Database) -> None:
     from storage import points
 

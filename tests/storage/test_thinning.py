@@ -130,6 +130,7 @@ def test_a_front_is_never_thinned_to_nothing(store: Store) -> None:
         store.thin(empty.id, keep)
 
 
+@pytest.mark.slow
 def test_thousands_of_points_are_thinned(store: Store, database: Database) -> None:
     from storage import points
     from tests.storage.examples import a_point
