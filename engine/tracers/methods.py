@@ -206,7 +206,7 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     job : int
         Number of the job whose networks are refitted; network and data must be its own, but for `rewind`.
     epochs : int
-        Passes over the training data per descent, of which there are one or two per network; by default as many as
+        Passes over the training data per descent, of which there are one to three per network; by default as many as
         make up 120 mini-batch steps, with `rewind` 960, more where there are fewer than 1,000 samples.
     corrector : str
         Steps in Adam's metric, or exact steps on all data, Newton's or proximal gradient steps.
@@ -219,8 +219,8 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
     dominated : bool
         Refit those networks too that another beats in both nonzero weights and training loss.
     prune : bool
-        Whether the largest weights of a denser network, no more of them, compete with a network's own: what trains to
-        the lower loss is kept. Otherwise the zeros stay zero.
+        Whether the largest weights of a denser network, and of the network refitted last, no more of them, compete with
+        a network's own: what trains to the lowest loss is kept. Otherwise the zeros stay zero.
     rewind : bool
         Whether a network's support is trained from the weights that the network was made with (winning tickets): the
         seed must be the job's, the data may be others of the same shape. Nothing is pruned.

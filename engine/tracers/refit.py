@@ -1,7 +1,7 @@
 """Refit: as many weights as another job's networks have, trained without the penalty.
 
 A penalty shrinks what it does not remove; refitting takes that bias away. It also removes what is small on the way to
-ever larger strengths rather than what matters least; so the largest weights of a denser network compete.
+ever larger strengths rather than what matters least; so the largest weights of denser networks compete.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Selection:
     dominated : bool
         Also those that another beats in both nonzero weights and training loss.
     prune : bool
-        Whether the largest weights of a denser network compete with the network's own.
+        Whether the largest weights of a denser network, and of the last one refitted, compete with the network's own.
     rewind : bool
         Whether the weights the network was made with are trained on the support instead, and nothing competes.
     """
@@ -52,9 +52,9 @@ class Selection:
     rewind: bool = False
 
     def of(self, points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
-        """The chosen points, from sparse to dense."""
+        """The chosen points, from dense to sparse."""
         kept = points if self.dominated else _front(points)
-        ordered = sorted(kept, key=lambda p: (p.n_nonzero, p.loss, p.index))
+        ordered = sorted(kept, key=lambda p: (-p.n_nonzero, p.loss, p.index))
         if len(ordered) <= self.limit:
             return ordered
         return [ordered[round(i * (len(ordered) - 1) / (self.limit - 1))] for i in range(self.limit)]
@@ -79,10 +79,11 @@ class _Candidate:
 class Refit(Tracer):
     """Minimise the loss over as many weights as a network has, network by network, without the penalty.
 
-    Of three networks the one of least training loss is kept: the network as it is; its own weights, refitted; and the
-    largest weights of a denser network, no more of them, refitted. Points have no strength and no certificate. Their
-    metric ``source`` is the index of the network they stand for, ``pruned_from`` that of the network whose weights
-    they began with, which is the same where the zeros were kept.
+    Networks come from dense to sparse. Of four the one of least training loss is kept: the network as it is; its own
+    weights, refitted; and no more than so many of the largest weights of a denser network, and of the network refitted
+    last, refitted. Points have no strength and no certificate. Their metric ``source`` is the index of the network they
+    stand for, ``pruned_from`` that of the network whose weights they began with, or that the refitted network stood for
+    whose weights they began with; the two are the same where the zeros were kept.
 
     With `Selection.rewind` it trains winning tickets: the network's support from the weights that the network was made
     with. Support and start need not be of the same data.
@@ -136,34 +137,44 @@ class Refit(Tracer):
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         clock = Clock(problem, trail)
         done = [int(waypoint.point.metrics[SOURCE]) for waypoint in trail]
+        last = trail[-1] if trail else None
         for chosen in (p for p in self._chosen if p.index not in done):
             if reason := clock.exhausted(self._budget):
                 self.ended = reason
                 return
-            yield self._waypoint(problem, clock, chosen, len(done))
+            last = self._waypoint(problem, clock, chosen, len(done), last)
+            yield last
             done.append(chosen.index)
         self.ended = f"The {len(done)} networks of job {self.follows} were refitted."
 
-    def _waypoint(self, problem: Problem, clock: Clock, chosen: ParetoPoint, index: int) -> Waypoint:
-        best = min(self._candidates(problem, chosen), key=lambda candidate: candidate.known[0])
+    def _waypoint(
+        self, problem: Problem, clock: Clock, chosen: ParetoPoint, index: int, last: Waypoint | None
+    ) -> Waypoint:
+        best = min(self._candidates(problem, chosen, last), key=lambda candidate: candidate.known[0])
         problem.loss.load_buffers(best.at.buffers)
         found = measured(problem, clock, best.at, 0.0, best.known)
         metrics = {**found.point.metrics, SOURCE: float(chosen.index), PRUNED_FROM: float(best.pruned_from)}
         return replace(found, point=replace(found.point, index=index, lam=None, residual=None, metrics=metrics))
 
-    def _candidates(self, problem: Problem, chosen: ParetoPoint) -> Iterator[_Candidate]:
+    def _candidates(self, problem: Problem, chosen: ParetoPoint, last: Waypoint | None) -> Iterator[_Candidate]:
         own, draw = self._network(problem, chosen), self._draw(chosen.index)
         if self._selection.rewind:
             yield self._ticket(problem, own, chosen.index, draw)
             return
         yield _Candidate(own, chosen.index, _known(problem, own))
         yield self._refitted(problem, own, chosen.index, draw)
-        denser = self._selection.denser(self._points, chosen)
-        if denser is not None:
-            start = self._network(problem, denser)
+        for start, pruned_from in self._donors(problem, chosen, last):
             theta = pruned(problem.penalty, start.theta, chosen.n_nonzero)
             if int(theta.count_nonzero()) <= chosen.n_nonzero:
-                yield self._refitted(problem, replace(start, theta=theta), denser.index, draw)
+                yield self._refitted(problem, replace(start, theta=theta), pruned_from, draw)
+
+    def _donors(self, problem: Problem, chosen: ParetoPoint, last: Waypoint | None) -> Iterator[tuple[State, int]]:
+        """Networks whose largest weights compete, and the indices they go by."""
+        denser = self._selection.denser(self._points, chosen)
+        if denser is not None:
+            yield self._network(problem, denser), denser.index
+        if self._selection.prune and last is not None and last.point.n_nonzero > chosen.n_nonzero > 0:
+            yield state(problem, last), int(last.point.metrics[SOURCE])
 
     def _network(self, problem: Problem, point: ParetoPoint) -> State:
         return state(problem, self._source[self._places[point.index]])
