@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 BAD_INPUT = 2
 DAMAGED = 3
 INTERRUPTED = 130
+ENDS = {"completed": 0, "cancelled": INTERRUPTED}
 
 
 class Commands(TyperGroup):
@@ -120,6 +121,41 @@ def trace(  # noqa: PLR0913 (each is an option)
     given |= {"seed": seed, "device": device, "name": name, "tags": tag}
     body = compose(spec, given, setting or [])
     _trace(lambda backend: backend.submit(body), as_json, server, database_url)
+
+
+@app.command()
+def study(  # noqa: PLR0913 (each is an option)
+    network: Annotated[list[str] | None, typer.Option("--network", "-n", help="May be given several times.")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="A name, an upload or a file.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many, such as 5, or which: 0,7,8; 3 by default.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    penalty: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    points: Annotated[int | None, typer.Option(help="Networks wanted on each front; 40 by default.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Chosen by the data by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the study and its jobs.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="What all jobs share: data.validation=0.2, budget.seconds=60.")
+    ] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="A study as JSON, as the service takes it; - is standard input.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at a time; one on each GPU or core by default. Not with --server.")
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """Trace a front for each seed, network, penalty and method, side by side; prints the comparison."""
+    from app import composing
+
+    given: dict[str, Any] = {"networks": network, "data": data, "methods": method, "penalties": penalty}
+    given |= {"seeds": composing.seeds(seeds), "points": points, "loss": loss, "device": device}
+    given |= {"name": name, "tags": tag}
+    body = composing.compose(spec, given, setting or [], composing.COMMON_PARTS)
+    _study(body, workers, as_json, server, database_url)
 
 
 @app.command()
@@ -262,7 +298,8 @@ def export(
 
 @app.command()
 def compare(
-    job: Annotated[list[int], typer.Argument(help="Numbers of the jobs.", metavar="JOB…")],
+    job: Annotated[list[int] | None, typer.Argument(help="Numbers of the jobs.", metavar="JOB…")] = None,
+    study: Annotated[int | None, typer.Option(help="All jobs of this study.")] = None,
     objectives: Objectives = "l1,loss",
     as_json: AsJson = False,
     server: Server = None,
@@ -271,8 +308,11 @@ def compare(
     """Compare fronts of several methods, seeds or networks on one scale."""
     from app import terminal
 
+    if bool(job) == (study is not None):
+        raise typer.BadParameter("give the numbers of jobs, or --study and the number of one")
+    names = objectives.split(",")
     with _backend(server, database_url) as backend:
-        document = backend.compare(job, objectives.split(","))
+        document = backend.compare(job or [], names) if study is None else backend.study_front(study, names)
     terminal.print_comparison(document, as_json)
 
 
@@ -462,7 +502,24 @@ def _trace(submit: Callable[[Backend], Document], as_json: bool, server: str | N
             state = tracing.there(backend, submit, as_json)
     else:
         state = tracing.here(_settings(database_url=database_url), submit, as_json)
-    raise typer.Exit({"completed": 0, "cancelled": INTERRUPTED}.get(state, 1))
+    raise typer.Exit(ENDS.get(state, 1))
+
+
+def _study(
+    body: dict[str, Any], workers: int | None, as_json: bool, server: str | None, database_url: str | None
+) -> None:
+    """Run a study here or through a service; the exit code tells how it ended."""
+    from app import studying
+
+    settings = _settings(database_url=database_url)
+    if server and workers is not None:
+        raise typer.BadParameter("--workers is for studies run here; the service at --server has slots of its own")
+    if server:
+        with _backend(server, None) as backend:
+            state = studying.there(backend, body, settings.poll_seconds, as_json)
+    else:
+        state = studying.here(settings, body, workers, as_json)
+    raise typer.Exit(ENDS.get(state, 1))
 
 
 def _settings(**given: Any) -> Settings:

@@ -14,7 +14,7 @@ from app.executors.local import LocalExecutor
 from app.executors.ray import RayExecutor
 from app.guards import Guard
 from app.metrics import Measured, StoreCollector
-from app.routes import datasets, events, fronts, jobs, operations, pages, registries
+from app.routes import datasets, events, fronts, jobs, operations, pages, registries, studies
 from app.service import Service, prepare
 from app.settings import Settings
 from storage.store import Store
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     _equip(app, settings)
     problems.install(app)
-    for part in (jobs, events, fronts, datasets, registries, operations, pages):
+    for part in (jobs, events, fronts, studies, datasets, registries, operations, pages):
         app.include_router(part.router)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Measured, registry=app.state.metrics)

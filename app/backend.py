@@ -59,6 +59,18 @@ class Backend(Protocol):
     def compare(self, job_ids: Sequence[int], objectives: Sequence[str]) -> Document:
         """Several fronts on one scale."""
 
+    def submit_study(self, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Store the jobs of a study; twice the same `key` gives the same study."""
+
+    def study(self, study_id: int) -> Document:
+        """One study with its jobs."""
+
+    def request_study(self, study_id: int, what: Request) -> Document:
+        """Cancel, pause or resume all jobs of a study whose states allow it."""
+
+    def study_front(self, study_id: int, objectives: Sequence[str]) -> Document:
+        """The fronts of a study's jobs on one scale."""
+
     def add_dataset(self, path: Path, name: str | None = None) -> Document:
         """Upload a data file."""
 

@@ -92,6 +92,22 @@ class Remote:
         params = {"jobs": ",".join(map(str, job_ids)), "objectives": ",".join(objectives)}
         return self._document("GET", "/compare", params=params)
 
+    def submit_study(self, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Store the jobs of a study; twice the same `key` gives the same study."""
+        return self._document("POST", "/studies", json=body, headers=_keyed(key))
+
+    def study(self, study_id: int) -> Document:
+        """One study with its jobs."""
+        return self._document("GET", f"/studies/{study_id}")
+
+    def request_study(self, study_id: int, what: Request) -> Document:
+        """Cancel, pause or resume all jobs of a study whose states allow it."""
+        return self._document("POST", f"/studies/{study_id}/{what}")
+
+    def study_front(self, study_id: int, objectives: Sequence[str]) -> Document:
+        """The fronts of a study's jobs on one scale."""
+        return self._document("GET", f"/studies/{study_id}/front", params={"objectives": ",".join(objectives)})
+
     def add_dataset(self, path: Path, name: str | None = None) -> Document:
         """Upload a data file."""
         try:

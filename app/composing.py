@@ -11,10 +11,18 @@ from engine.errors import InvalidSpec
 from engine.spec import shorthand
 
 PARTS = ("network", "data", "penalty", "method", "budget")
+COMMON_PARTS = ("data", "budget")
 
 
-def compose(spec: str | None, given: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A job's body: the file `spec` (``-`` is standard input), then options, then ``part.setting=value``.
+def compose(
+    spec: str | None, given: Mapping[str, Any], settings: Sequence[str], parts: Sequence[str] = PARTS
+) -> dict[str, Any]:
+    """A body: the file `spec` (``-`` is standard input), then options, then ``part.setting=value``.
+
+    Parameters
+    ----------
+    parts : sequence of str
+        Those that settings may be given for: all of a job, or what the jobs of a study have in common.
 
     Raises
     ------
@@ -24,8 +32,24 @@ def compose(spec: str | None, given: Mapping[str, Any], settings: Sequence[str])
     body = _loaded(spec) if spec is not None else {}
     body.update({name: value for name, value in given.items() if value not in (None, [])})
     for setting in settings:
-        _set(body, setting)
+        _set(body, setting, parts)
     return body
+
+
+def seeds(text: str | None) -> int | list[int] | None:
+    """How many seeds, or which: ``5``, ``0,7,8``; None where nothing was typed.
+
+    Raises
+    ------
+    InvalidSpec
+        If that cannot be read.
+    """
+    if text is None:
+        return None
+    numbers = [part.strip() for part in text.rstrip(",").split(",")]
+    if not all(number.isascii() and number.isdecimal() for number in numbers):
+        raise InvalidSpec(f"seeds {text!r} cannot be read; expected how many, such as 5, or which, such as 0,7,8")
+    return [int(number) for number in numbers] if "," in text else int(numbers[0])
 
 
 def _loaded(path: str) -> dict[str, Any]:
@@ -41,12 +65,12 @@ def _loaded(path: str) -> dict[str, Any]:
     return body
 
 
-def _set(body: dict[str, Any], setting: str) -> None:
+def _set(body: dict[str, Any], setting: str, parts: Sequence[str]) -> None:
     place, equals, value = setting.partition("=")
     part, dot, name = place.partition(".")
-    if not (equals and dot and name) or part not in PARTS:
-        known = ", ".join(f"{part}.…" for part in PARTS)
-        raise InvalidSpec(f"setting {setting!r} cannot be read; an example is network.activation=tanh; known: {known}")
+    if not (equals and dot and name) or part not in parts:
+        known = ", ".join(f"{part}.…" for part in parts)
+        raise InvalidSpec(f"setting {setting!r} cannot be read; an example is data.validation=0.2; known: {known}")
     whole = _as_mapping(part, body.get(part, _default(part)))
     target = whole if part == "budget" else whole.setdefault("params", {})
     target[name] = _value(value)

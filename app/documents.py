@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from app.errors import Lacking
 from engine.errors import InvalidSpec
 from engine.front import OBJECTIVES, Front, ParetoPoint, minimised
-from storage.records import ENDED, Event, Job, JobState, Thinned, Upload
+from storage.records import ENDED, Event, Job, JobState, Study, Thinned, Upload
 
 Document = dict[str, Any]
 Orient = Literal["rows", "columns"]
@@ -48,10 +49,38 @@ def job_document(job: Job) -> Document:
         "ended_at": job.ended_at,
         "attempts": job.attempts,
         "worker": job.worker,
+        "study": job.study_id,
         "thinned": job.n_thinned,
         "progress": progress(job),
     }
     return dict(plain(document))
+
+
+def study_document(study: Study, jobs: bool = True) -> Document:
+    """Everything about a study but the points of its jobs."""
+    document = {
+        "id": study.id,
+        "name": study.name,
+        "state": str(study.state),
+        "spec": study.spec,
+        "created_at": study.created_at,
+        "progress": study_progress(study),
+        **({"jobs": [job_document(job) for job in study.jobs]} if jobs else {}),
+    }
+    return dict(plain(document))
+
+
+def study_progress(study: Study) -> Document:
+    """How far the jobs of a study are together: how many are in which state, points, and what it took so far."""
+    found = [progress(job) for job in study.jobs]
+    return {
+        "jobs": len(study.jobs),
+        "states": dict(Counter(str(job.state) for job in study.jobs)),
+        "points": sum(job.n_points for job in study.jobs),
+        "expected": sum(each["expected"] or each["points"] for each in found),
+        "effort": sum(job.effort for job in study.jobs),
+        "seconds": sum(job.seconds for job in study.jobs),
+    }
 
 
 def progress(job: Job) -> Document:

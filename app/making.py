@@ -13,7 +13,7 @@ from typing import Any
 from app.backend import Download
 from app.documents import Document, plain
 from app.errors import Forbidden
-from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn
+from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn, StudyIn
 from app.versions import versions
 from engine.data import DATASETS, RawData, is_path, parse_upload, to_npz
 from engine.errors import InvalidData, InvalidSpec, UnknownName
@@ -24,7 +24,7 @@ from engine.registry import lookup
 from engine.spec import BUDGET, JobSpec, Part, asking, check, example, promised, rebuild
 from engine.tracers import Budget
 from storage.errors import Conflict
-from storage.records import ENDED, Job, JobState
+from storage.records import ENDED, Draft, Job, JobState
 from storage.store import Store
 
 _NUMBERS = ("loss", "penalty", "lam", "residual", "sparsity", "n_nonzero", "n_params", "effort")
@@ -49,6 +49,19 @@ def checked(body: Mapping[str, Any] | JobIn, store: Store, allow_paths: bool) ->
     """
     job = body if isinstance(body, JobIn) else JobIn.model_validate(body)
     return _with_facts(job.spec(), store, allow_paths)
+
+
+def studied(body: Mapping[str, Any] | StudyIn, store: Store, allow_paths: bool) -> tuple[Document, tuple[Draft, ...]]:
+    """What a study asks for, and its jobs, all of which can be traced: those of the first seed first.
+
+    Raises
+    ------
+    InvalidSpec, Forbidden, NotFound, Conflict, pydantic.ValidationError
+    """
+    study = body if isinstance(body, StudyIn) else StudyIn.model_validate(body)
+    found = [_with_facts(spec, store, allow_paths) for spec in study.specs()]
+    drafts = tuple(_draft(replace(spec, seed=seed), facts) for seed in study.each_seed for spec, facts in found)
+    return {**study.plain(), "data": drafts[0].spec["data"]}, drafts
 
 
 def refitted(
@@ -140,6 +153,10 @@ def metadata(job: Job, point: ParetoPoint) -> dict[str, str]:
     }
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in plain(found).items()}
     return {**texts, "spec": spec, "spec_digest": hashlib.sha256(spec.encode()).hexdigest()}
+
+
+def _draft(spec: JobSpec, facts: Document) -> Draft:
+    return Draft(spec.to_dict(), facts, spec.name, spec.tags)
 
 
 def _with_facts(spec: JobSpec, store: Store, allow_paths: bool) -> tuple[JobSpec, Document]:

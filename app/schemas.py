@@ -1,10 +1,11 @@
 """What callers send: models made from the registries, so that a setting is described once, at its factory."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
+from itertools import product
 from operator import or_
 from types import NoneType
 from typing import Annotated, Any, Literal, Self
@@ -25,6 +26,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
+from app.wording import part as said_part
 from engine.data import settings as data_settings
 from engine.errors import EngineError, InvalidSpec, UnknownName
 from engine.front import OBJECTIVES, Front
@@ -33,6 +35,8 @@ from engine.spec import BUDGET, FEWEST_POINTS, MOST_POINTS, JobSpec, Part, regis
 from engine.tracers import Budget
 
 LARGEST_INTEGER = 2**31 - 1
+MOST_JOBS = 100
+USUAL_SEEDS = 3
 FURTHER_POINTS = 5
 _TEXT = r"^[^\x00]*$"
 _WHOLE = "expected a name, or an object with a name and params"
@@ -205,19 +209,28 @@ Ends = Annotated[list[Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]], Field(mi
 Tags = Annotated[list[Annotated[str, Field(min_length=1, max_length=100, pattern=_TEXT)]], Field(max_length=50)]
 
 
+Network = Annotated[Part, PartOf("networks", "network", elsewhere=lambda name: ":" in name)]
+Data = Annotated[Part, PartOf("datasets", "data set", elsewhere=lambda _: True)]
+Loss = Annotated[str, AfterValidator(_known_loss)]
+Penalty = Annotated[Part, PartOf("penalties", "penalty")]
+Method = Annotated[Part, PartOf("methods", "method")]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
 class JobIn(Strict):
     """A job: the body of ``POST /api/v1/jobs`` and of ``paretopath trace --spec``."""
 
     name: str = Field(default="", max_length=200, pattern=_TEXT)
-    network: Annotated[Part, PartOf("networks", "network", elsewhere=lambda name: ":" in name)]
-    data: Annotated[Part, PartOf("datasets", "data set", elsewhere=lambda _: True)]
-    loss: Annotated[str, AfterValidator(_known_loss)] = "auto"
-    penalty: Annotated[Part, PartOf("penalties", "penalty")] = Field(default="l1", validate_default=True)
-    method: Annotated[Part, PartOf("methods", "method")] = Field(default="continuation", validate_default=True)
+    network: Network
+    data: Data
+    loss: Loss = "auto"
+    penalty: Penalty = Field(default="l1", validate_default=True)
+    method: Method = Field(default="continuation", validate_default=True)
     points: int = Field(default=40, ge=FEWEST_POINTS, le=MOST_POINTS, description="Networks wanted on the front.")
     budget: BudgetIn = BudgetIn()
-    seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    seed: Seed = 0
+    device: Device = "auto"
     tags: Tags = []
 
     def spec(self) -> JobSpec:
@@ -225,6 +238,67 @@ class JobIn(Strict):
         parts = {k: _plain_part(getattr(self, k)) for k in ("network", "data", "penalty", "method")}
         rest = self.model_dump(mode="json", exclude=set(parts))
         return JobSpec.from_dict({**rest, **parts})
+
+
+SEVERAL = Field(min_length=1, max_length=MOST_JOBS)
+Count = Annotated[int, Field(ge=1, le=MOST_JOBS)]
+Seeds = Annotated[
+    Annotated[Count, Tag("*")] | Annotated[Annotated[list[Seed], SEVERAL], Tag("each")],
+    Discriminator(lambda value: "each" if isinstance(value, list | tuple) else "*"),
+]
+
+
+class StudyIn(Strict):
+    """Jobs asked for together: the body of ``POST /api/v1/studies`` and of ``paretopath study --spec``.
+
+    There is a job for each seed, network, penalty and method; the rest is that of a job.
+    """
+
+    name: str = Field(default="", max_length=200, pattern=_TEXT)
+    networks: Annotated[list[Network], SEVERAL]
+    data: Data
+    loss: Loss = "auto"
+    penalties: Annotated[list[Penalty], SEVERAL] = Field(default=["l1"], validate_default=True)
+    methods: Annotated[list[Method], SEVERAL] = Field(default=["continuation"], validate_default=True)
+    points: int = Field(default=40, ge=FEWEST_POINTS, le=MOST_POINTS, description="Networks wanted on each front.")
+    budget: BudgetIn = BudgetIn()
+    seeds: Seeds = Field(default=USUAL_SEEDS, description="Which seeds, or how many from 0 on.")
+    device: Device = "auto"
+    tags: Tags = []
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        with _explained():
+            for name in ("networks", "penalties", "methods"):
+                _refuse_doubles(name, getattr(self, name))
+            _refuse_doubles("seeds", self.each_seed)
+            n_jobs = len(self.each_seed) * len(self._products())
+            if n_jobs > MOST_JOBS:
+                raise InvalidSpec(f"this study has {n_jobs:,} jobs; at most {MOST_JOBS} can be asked for together")
+        return self
+
+    @property
+    def each_seed(self) -> list[int]:
+        """The seeds."""
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    def specs(self) -> list[JobSpec]:
+        """One job for each network, penalty and method, with the first seed; networks vary slowest."""
+        rest = self.model_dump(mode="json", include={"name", "loss", "points", "budget", "device", "tags"})
+        common = {**rest, "data": _plain_part(self.data), "seed": self.each_seed[0]}
+        return [
+            JobSpec.from_dict({**common, "network": network, "penalty": penalty, "method": method})
+            for network, penalty, method in (map(_plain_part, parts) for parts in self._products())
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """What is asked for, as plain JSON values."""
+        lists = {k: [_plain_part(part) for part in getattr(self, k)] for k in ("networks", "penalties", "methods")}
+        rest = self.model_dump(mode="json", exclude={*lists, "data", "seeds"})
+        return {**rest, **lists, "data": _plain_part(self.data), "seeds": self.each_seed}
+
+    def _products(self) -> list[tuple[Part, Part, Part]]:
+        return list(product(self.networks, self.penalties, self.methods))
 
 
 class RefitIn(Strict):
@@ -347,6 +421,13 @@ class SolveIn(Strict):
         """The same as the engine knows it."""
         ((name, value),) = self.model_dump(exclude_none=True).items()
         return Part("strength" if name == "lam" else name, {TARGETS[name]: value})
+
+
+def _refuse_doubles(name: str, entries: Sequence[Any]) -> None:
+    for i, entry in enumerate(entries):
+        if entry in entries[:i]:
+            said = said_part(_plain_part(entry)) if isinstance(entry, Part) else entry
+            raise InvalidSpec(f"{name} has {said} more than once")
 
 
 def _plain_part(part: Part) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.documents import (
     front_document,
     job_document,
     point_document,
+    study_document,
     thinned_document,
     upload_document,
 )
@@ -28,7 +29,7 @@ from storage.records import ENDED, Request
 from storage.store import Store
 
 if TYPE_CHECKING:
-    from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn, ThinIn
+    from app.schemas import ExtendIn, JobIn, RefitIn, SolveIn, StudyIn, ThinIn
     from engine.front import ParetoPoint
     from engine.spec import JobSpec
     from storage.records import Job
@@ -159,6 +160,37 @@ class Service:
         """
         found = [lineage(self.store, self.store.job(job_id)) for job_id in dict.fromkeys(job_ids)]
         return compared(found, self.store.fronts(dict.fromkeys(job_ids)), objectives)
+
+    def submit_study(self, body: "Mapping[str, Any] | StudyIn", key: str | None = None) -> Document:
+        """Check all jobs of a study and store them; twice the same `key` gives the same study.
+
+        Raises
+        ------
+        InvalidSpec, Forbidden, NotFound, Conflict
+            And then nothing is stored.
+        """
+        from app.making import studied
+
+        spec, drafts = studied(body, self.store, self.allow_paths)
+        return study_document(self.store.submit_study(spec, drafts, name=spec["name"], idempotency_key=key))
+
+    def study(self, study_id: int) -> Document:
+        """One study with its jobs."""
+        return study_document(self.store.study(study_id))
+
+    def studies(self, limit: int = 50, before: int | None = None) -> list[Document]:
+        """The newest studies, or the newest of those `before` one, without their jobs."""
+        return [study_document(study, jobs=False) for study in self.store.studies(before, limit)]
+
+    def request_study(self, study_id: int, what: Request) -> Document:
+        """Cancel, pause or resume all jobs of a study whose states allow it."""
+        return study_document(self.store.request_study(study_id, what, {"versions": dict(versions())}))
+
+    def study_front(self, study_id: int, objectives: Sequence[str] = COMPARED) -> Document:
+        """The fronts of a study's jobs on one scale."""
+        study = self.store.study(study_id)
+        compared_jobs = self.compare([job.id for job in study.jobs], objectives)
+        return {"study": study_document(study, jobs=False), **compared_jobs}
 
     def export(self, job_id: int, index: int, form: str, compact: bool = False) -> Download:
         """One network as a file, checked against the network before it is handed out.

@@ -1,7 +1,7 @@
 """What the command line shows: tables on standard output, progress on standard error."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.documents import Document
-from app.wording import MERITS, duration, label, part, scale, show
+from app.wording import MERITS, counts, duration, label, part, scale, show
 
 OUT_WIDTH = 140
 MEASURED = ("validation_accuracy", "test_accuracy", "validation_loss", "test_loss")
@@ -72,6 +72,49 @@ def watch(points: Iterable[Mapping[str, Any]], total: int | None, done: int = 0)
         task = progress.add_task("tracing", total=total, completed=done)
         for point in points:
             progress.update(task, advance=1, description=_line(point))
+
+
+def watch_study(standings: Iterable[Document]) -> None:
+    """Show how a study stands: a bar on a terminal, elsewhere a line for each job that begins or ends."""
+    console = err()
+    if not console.is_terminal:
+        for line in _changes(standings):
+            console.print(line, markup=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("points")
+        for study in standings:
+            done = study["progress"]
+            said = f"{counts(done['states'])}, points"
+            progress.update(task, total=done["expected"], completed=done["points"], description=said)
+
+
+def _changes(standings: Iterable[Document]) -> Iterator[str]:
+    """A line for each job whose state is another than before, but for those that wait."""
+    before: dict[int, str] = {}
+    for study in standings:
+        for job in study["jobs"]:
+            if job["state"] not in ("queued", before.get(job["id"])):
+                yield standing(job)
+            before[job["id"]] = job["state"]
+
+
+def standing(job: Document) -> str:
+    """One job of a study in a line."""
+    spec = job["spec"]
+    made_of = " · ".join(part(spec[kind]) for kind in ("network", "penalty", "method"))
+    n_points = job["progress"]["points"]
+    with_points = f" with {n_points} points" if n_points else ""
+    why = f": {job['reason']}" if job["reason"] else ""
+    return f"job {job['id']} ({made_of} · seed {spec['seed']}) {job['state']}{with_points}{why}"
+
+
+def study_summary(study: Document) -> str:
+    """A study in one sentence."""
+    done = study["progress"]
+    worked = f"{done['points']} points after {duration(done['seconds'])} of work in all"
+    return f"study {study['id']} {study['state']}: {counts(done['states'])}; {worked}"
 
 
 def front_table(points: Sequence[Mapping[str, Any]]) -> Table:

@@ -137,6 +137,11 @@ def ago(then: datetime, now: datetime) -> str:
     return "just now"
 
 
+def counts(states: Mapping[str, int]) -> str:
+    """How many jobs are in which state."""
+    return ", ".join(f"{n} {state}" for state, n in states.items()) or "no jobs"
+
+
 def scale(comparison: Mapping[str, Any]) -> str:
     """The scale of a comparison document in one sentence."""
     names, reference = comparison["objectives"], comparison["reference"]

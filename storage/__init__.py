@@ -13,7 +13,21 @@ from storage.errors import (
     StorageError,
     Unavailable,
 )
-from storage.records import ENDED, Damage, Event, Job, JobState, Lease, Reclaimed, Request, Thinned, Upload, Wanted
+from storage.records import (
+    ENDED,
+    Damage,
+    Draft,
+    Event,
+    Job,
+    JobState,
+    Lease,
+    Reclaimed,
+    Request,
+    Study,
+    Thinned,
+    Upload,
+    Wanted,
+)
 from storage.store import Store
 
 __all__ = [
@@ -21,6 +35,7 @@ __all__ = [
     "Conflict",
     "Corrupt",
     "Damage",
+    "Draft",
     "Event",
     "Full",
     "InvalidArray",
@@ -36,6 +51,7 @@ __all__ = [
     "SchemaMismatch",
     "StorageError",
     "Store",
+    "Study",
     "Thinned",
     "Unavailable",
     "Upload",

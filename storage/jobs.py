@@ -22,7 +22,7 @@ CLAIMABLE = or_(J.state == str(JobState.QUEUED), and_(STALE, J.wanted == "run", 
 NEW = {"wanted": "run", "fence": 0, "attempts": 0, "n_points": 0, "effort": 0.0, "seconds": 0.0, "reason": ""}
 NAMES = (
     *("id", "state", "spec", "facts", "name", "reason", "created_at", "started_at", "ended_at", "attempts"),
-    *("n_points", "n_thinned", "effort", "seconds", "wanted", "worker"),
+    *("n_points", "n_thinned", "effort", "seconds", "wanted", "worker", "study_id"),
 )
 COLUMNS = (*(J[name] for name in NAMES), STALE.label("stale"))
 ASKED_LATER = frozenset({"goals", "over"})
@@ -70,19 +70,31 @@ def listed(
     return _read(connection, query)
 
 
-def waiting(connection: Connection, limit: int) -> tuple[Job, ...]:
+def waiting(connection: Connection, limit: int, study_id: int | None) -> tuple[Job, ...]:
     """Jobs that a worker could claim now, oldest first."""
-    return _read(connection, select(*COLUMNS).where(CLAIMABLE).order_by(J.id).limit(limit))
+    query = select(*COLUMNS).where(CLAIMABLE).order_by(J.id).limit(limit)
+    return _read(connection, query if study_id is None else query.where(J.study_id == tables.key(study_id)))
+
+
+def of_studies(connection: Connection, study_ids: Sequence[int], lock: bool = False) -> tuple[Job, ...]:
+    """Jobs of several studies, oldest first; locked, they stay as they are until the transaction ends."""
+    query = select(*COLUMNS).where(J.study_id.in_(study_ids)).order_by(J.id)
+    return _read(connection, query.with_for_update() if lock else query)
 
 
 def remove(connection: Connection, job_id: int) -> None:
     """Delete a job and the blobs that only it refers to."""
     job = find(connection, job_id, lock=True)
-    if _is_worked_on(job):
+    if is_worked_on(job):
         raise Conflict(f"job {job_id} is running; cancel it before deleting it")
     blobs = points.digests(connection, job_id)
     connection.execute(delete(tables.jobs).where(J.id == job_id))
     points.free(connection, blobs)
+
+
+def is_worked_on(job: Job) -> bool:
+    """Whether a live worker has it."""
+    return job.state is JobState.RUNNING and not job.stale
 
 
 def running(connection: Connection) -> tuple[int, ...]:
@@ -130,7 +142,7 @@ def move(connection: Connection, job_id: int, state: JobState, reason: str = "",
 def _cancel(connection: Connection, job: Job) -> None:
     if job.state in ENDED:
         raise Conflict(f"job {job.id} is {job.state}; queued, running and paused jobs can be cancelled")
-    if _is_worked_on(job):
+    if is_worked_on(job):
         _want(connection, job, "cancel")
     else:
         move(connection, job.id, JobState.CANCELLED, "cancelled on request")
@@ -141,7 +153,7 @@ def _pause(connection: Connection, job: Job) -> None:
         raise Conflict(f"job {job.id} is {job.state}; queued and running jobs can be paused")
     if job.wanted == "cancel":
         raise Conflict(f"job {job.id} is being cancelled")
-    if _is_worked_on(job):
+    if is_worked_on(job):
         _want(connection, job, "pause")
     else:
         move(connection, job.id, JobState.PAUSED, "paused on request")
@@ -175,19 +187,15 @@ def _want(connection: Connection, job: Job, wanted: Wanted) -> None:
         events.add_state(connection, job.id, job.state, wanted)
 
 
-def _is_worked_on(job: Job) -> bool:
-    return job.state is JobState.RUNNING and not job.stale
-
-
 def _submitted_before(connection: Connection, key: str | None, spec: Mapping[str, Any]) -> Job:
     job_id: int = connection.execute(select(J.id).where(J.idempotency_key == key)).scalar_one()
     job = find(connection, job_id)
-    if _canonical(job.spec) != _canonical(spec):
+    if canonical(job.spec) != canonical(spec):
         raise Conflict(f"idempotency key {key!r} was used for job {job_id}, which has another specification")
     return job
 
 
-def _canonical(spec: Mapping[str, Any]) -> str:
+def canonical(spec: Mapping[str, Any]) -> str:
     """As submitted: without what was asked of the job later."""
     return json.dumps({k: v for k, v in spec.items() if k not in ASKED_LATER}, sort_keys=True)
 

@@ -23,6 +23,7 @@ class JobState(StrEnum):
 
 
 ENDED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+MOST_TELLING = (JobState.RUNNING, JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Job:
         Who runs it.
     stale : bool
         Running, but its worker has stopped renewing the lease.
+    study_id : int or None
+        The study that asked for it.
     """
 
     id: int
@@ -75,6 +78,56 @@ class Job:
     wanted: Wanted
     worker: str | None
     stale: bool
+    study_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job to be queued.
+
+    Parameters
+    ----------
+    spec, facts : mapping
+        Plain JSON values; floats keep their bits, NaN and infinity included.
+    name : str
+    tags : tuple of str
+        Doubles are dropped, the order is kept.
+    """
+
+    spec: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    name: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Jobs that were asked for together, as they stood when they were read.
+
+    Parameters
+    ----------
+    id : int
+        From 1, never used again after a study is deleted.
+    name : str
+    spec : mapping
+        As submitted, plain JSON values.
+    created_at : datetime
+        Aware, UTC, by the database's clock.
+    jobs : tuple of Job
+        Those that were not deleted one by one, in the order of their ids.
+    """
+
+    id: int
+    name: str
+    spec: Mapping[str, Any]
+    created_at: datetime
+    jobs: tuple[Job, ...]
+
+    @property
+    def state(self) -> JobState:
+        """The first of running, queued, paused, failed, cancelled and completed that one of the jobs is in."""
+        states = {job.state for job in self.jobs}
+        return next((state for state in MOST_TELLING if state in states), JobState.COMPLETED)
 
 
 @dataclass(frozen=True, slots=True)

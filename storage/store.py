@@ -1,6 +1,6 @@
 """The store: the only door to the database. Every method is one transaction and returns frozen copies."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -8,10 +8,23 @@ from typing import Any, Literal, Self
 from sqlalchemy import select
 
 from engine.front import Front, ParetoPoint, Trail, Waypoint
-from storage import backups, events, jobs, leases, points, schema, space, thinning, uploads, verifying
+from storage import backups, events, jobs, leases, points, schema, space, studies, thinning, uploads, verifying
 from storage.database import BUSY_SECONDS, Database
 from storage.errors import Conflict, NotFound, SchemaMismatch, Unavailable
-from storage.records import Damage, Event, Job, JobState, Lease, Reclaimed, Request, Thinned, Upload, Wanted
+from storage.records import (
+    Damage,
+    Draft,
+    Event,
+    Job,
+    JobState,
+    Lease,
+    Reclaimed,
+    Request,
+    Study,
+    Thinned,
+    Upload,
+    Wanted,
+)
 from storage.uploads import Files
 
 
@@ -198,14 +211,14 @@ class Store:
         with self._database.read() as connection:
             return jobs.listed(connection, state, tag, before, limit)
 
-    def waiting(self, limit: int = 50) -> tuple[Job, ...]:
-        """Jobs that a worker could claim now (queued, or running with a stale lease), oldest first.
+    def waiting(self, limit: int = 50, study_id: int | None = None) -> tuple[Job, ...]:
+        """Jobs (of one study only) that a worker could claim now: queued, or running with a stale lease; oldest first.
 
         As in `claim`, jobs whose worker died while asked to stop, or too often, are ended first.
         """
         with self._database.write() as connection:
             leases.settle(connection)
-            return jobs.waiting(connection, limit)
+            return jobs.waiting(connection, limit, study_id)
 
     def delete(self, job_id: int) -> None:
         """Delete a job with its points and events, and the weights that no other job shares; SQLite's file shrinks.
@@ -285,6 +298,74 @@ class Store:
         """
         with self._database.write() as connection:
             return jobs.extend(connection, job_id, spec, facts)
+
+    # Studies
+
+    def submit_study(
+        self, spec: Mapping[str, Any], drafts: Sequence[Draft], *, name: str = "", idempotency_key: str | None = None
+    ) -> Study:
+        """Queue the jobs of a study: all or none.
+
+        Parameters
+        ----------
+        spec : mapping
+            What was asked for, plain JSON values.
+        drafts : sequence of Draft
+            Its jobs.
+        name : str
+        idempotency_key : str, optional
+            The same key with the same spec returns the study submitted before.
+
+        Raises
+        ------
+        Conflict
+            If the key was used for another spec.
+        """
+        with self._database.write() as connection:
+            return studies.submit(connection, {"spec": dict(spec), "name": name}, drafts, idempotency_key)
+
+    def study(self, study_id: int) -> Study:
+        """One study with its jobs.
+
+        Raises
+        ------
+        NotFound
+            If there is no such study.
+        """
+        with self._database.read() as connection:
+            return studies.find(connection, study_id)
+
+    def studies(self, before: int | None = None, limit: int = 50) -> tuple[Study, ...]:
+        """Studies with their jobs, newest first; those `before` an id: the last one of the page before."""
+        with self._database.read() as connection:
+            return studies.listed(connection, before, limit)
+
+    def request_study(self, study_id: int, what: Request, facts: Mapping[str, Any] = MappingProxyType({})) -> Study:
+        """Cancel, pause or resume all jobs of a study whose states allow it, as `request` does.
+
+        Raises
+        ------
+        NotFound
+            If there is no such study.
+        Conflict
+            If the state of none of its jobs allows it.
+        """
+        with self._database.write() as connection:
+            return studies.request(connection, study_id, what, facts)
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study with all its jobs, as `delete` does: all or none.
+
+        Raises
+        ------
+        NotFound
+            If there is no such study.
+        Conflict
+            If a worker is running one of its jobs.
+        """
+        with self._database.write() as connection:
+            studies.remove(connection, study_id)
+        space.give_back(self._database)
 
     # The worker's side
 

@@ -86,6 +86,17 @@ def _now_postgresql(element: now, compiler: SQLCompiler, **options: Any) -> str:
 
 metadata = MetaData(naming_convention=NAMING)
 
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Line, nullable=False),
+    Column("spec", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("idempotency_key", Line, unique=True),
+    sqlite_autoincrement=True,
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -108,6 +119,7 @@ jobs = Table(
     Column("effort", Double, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("idempotency_key", Line, unique=True),
+    Column("study_id", ForeignKey("studies.id"), index=True),
     Index(None, "state", "id"),
     sqlite_autoincrement=True,
 )

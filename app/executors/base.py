@@ -32,10 +32,12 @@ class Executor(ABC):
     ----------
     store : Store
     settings : Settings
+    study_id : int, optional
+        Leave all jobs but those of this study to others.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, store: Store, settings: Settings, study_id: int | None = None) -> None:
+        self._store, self._settings, self._study_id = store, settings, study_id
         self._runs: list[Run] = []
         self._resting: dict[int, tuple[float, float]] = {}
         self._news = threading.Event()
@@ -101,9 +103,10 @@ class Executor(ABC):
                 log.info("worker ended", job_id=run.job_id, worker=run.name, status=outcome.status)
 
     def _note(self, run: Run, outcome: Outcome) -> None:
-        """Tell the job's log of a death that nobody wanted."""
+        """Tell of a death that nobody wanted, in the job's log, too."""
         if outcome.status in (0, NOT_HAD) or run.unwanted_since is not None:
             return
+        log.warning("worker died", job_id=run.job_id, worker=run.name, outcome=str(outcome))
         try:
             self._store.remark(run.job_id, f"worker {run.name} {outcome}")
         except NotFound:
@@ -134,7 +137,7 @@ class Executor(ABC):
     def _waiting(self) -> list[Job]:
         mine = {run.job_id for run in self._runs}
         mine |= {job_id for job_id, (until, _) in self._resting.items() if until > time.monotonic()}
-        return [job for job in self._store.waiting() if job.id not in mine]
+        return [job for job in self._store.waiting(study_id=self._study_id) if job.id not in mine]
 
     def _n_free(self) -> int:
         return self.slots() - len(self._runs)

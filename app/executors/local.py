@@ -20,10 +20,12 @@ class LocalExecutor(Executor):
     ----------
     store : Store
     settings : Settings
+    study_id : int, optional
+        Work on the jobs of this study only, in the foreground: what the workers log is not shown.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        super().__init__(store, settings)
+    def __init__(self, store: Store, settings: Settings, study_id: int | None = None) -> None:
+        super().__init__(store, settings, study_id)
         self._devices = devices(settings.slots)
         self._taken: dict[str, str] = {}
 
@@ -39,7 +41,8 @@ class LocalExecutor(Executor):
         names = {run.name for run in self._runs}
         self._taken = {worker: device for worker, device in self._taken.items() if worker in names}
         self._taken[name] = next(device for device in self._devices if device not in self._taken.values())
-        return WorkerProcess(job_id, name, self._environment(self._taken[name]))
+        environment = self._environment(self._taken[name])
+        return WorkerProcess(job_id, name, environment, shown=self._study_id is None)
 
     def _environment(self, device: str) -> Mapping[str, str]:
         threads = self._settings.threads or max(1, (os.cpu_count() or 1) // len(self._devices))

@@ -25,10 +25,13 @@ class WorkerProcess(Run):
     name : str
     environment : mapping
         The child's variables.
+    shown : bool
+        Whether what it writes is passed on to standard error.
     """
 
-    def __init__(self, job_id: int, name: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, job_id: int, name: str, environment: Mapping[str, str], shown: bool = True) -> None:
         super().__init__(job_id, name)
+        self._shown = shown
         command = [sys.executable, "-m", "app", "worker", "--job", str(job_id), "--name", name, "--until-stdin-closes"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
@@ -66,7 +69,8 @@ class WorkerProcess(Run):
             for line in stderr:
                 text = line.decode(errors="replace")
                 self._lines.append(text.rstrip()[:LONGEST_LINE])
-                sys.stderr.write(text)
+                if self._shown:
+                    sys.stderr.write(text)
 
     def _close(self) -> None:
         if self._process.stdin is not None:

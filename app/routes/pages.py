@@ -16,18 +16,18 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
 from app import wording
-from app.comparing import COMPARED, axes, compare_document
-from app.documents import progress
+from app.comparing import COMPARED, Compared, axes, compare_document
+from app.documents import progress, study_progress
 from app.forms import Field, fields, stands_alone, typed
 from app.plots import CONFIG, THEMES, View, compare_figure, front_figure, layers_figure, sparkline
 from app.routes.fronts import job_ids
-from app.schemas import JobIn, described, settings_model
+from app.schemas import MOST_JOBS, JobIn, described, settings_model
 from app.service import Service
 from engine.errors import EngineError
 from engine.front import Front, ParetoPoint
 from engine.goals.base import GOAL
 from storage.errors import NotFound
-from storage.records import Job, JobState, Upload
+from storage.records import Job, JobState, Study, Upload
 from storage.store import Store
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -39,6 +39,9 @@ FIRST_JOB: Mapping[str, Any] = {
     "data": {"name": "digits", "params": {}},
 }
 RUN_FIELDS = ("points", "seed", "device", "name", "tags")
+SEEDS = Field(
+    "seeds", "Seeds", "So many, from the seed on; three or more show a band.", "integer", "1", True, 1, MOST_JOBS
+)
 PARTS = {"network": "networks", "data": "datasets", "penalty": "penalties", "method": "methods"}
 
 _HERE = Path(__file__).parents[1]
@@ -47,19 +50,36 @@ _static = StaticFiles(directory=_HERE / "static")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Axes:
+    """In which objectives to compare.
+
+    Parameters
+    ----------
+    objectives : str
+        Two names with a comma.
+    """
+
+    objectives: Annotated[str, Query(max_length=200)] = ",".join(COMPARED)
+
+    @property
+    def names(self) -> list[str]:
+        """The objectives."""
+        return [name.strip() for name in self.objectives.split(",")]
+
+
+@dataclass(frozen=True)
+class Asked(Axes):
     """Which jobs to compare, and in which objectives.
 
     Parameters
     ----------
+    objectives : str
+        Two names with a comma.
     jobs : list of str
         Numbers of jobs, any of them with commas between.
-    objectives : str
-        Two names with a comma; empty for the usual ones.
     """
 
-    jobs: Annotated[list[str], Query(default_factory=list, max_length=200)]
-    objectives: Annotated[str, Query(max_length=200)] = ",".join(COMPARED)
+    jobs: Annotated[list[str] | None, Query(max_length=200)] = None
 
     @property
     def ids(self) -> list[int]:
@@ -69,12 +89,7 @@ class Asked:
     @property
     def text(self) -> str:
         """The numbers with commas between."""
-        return ",".join(self.jobs)
-
-    @property
-    def names(self) -> list[str]:
-        """The objectives."""
-        return [name.strip() for name in self.objectives.split(",")]
+        return ",".join(self.jobs or [])
 
 
 @router.get("/")
@@ -118,6 +133,28 @@ def compare_plot(
 ) -> Response:
     """The figure of several fronts, ready for ``Plotly.react``."""
     found = _service(request).compared(asked.ids, asked.names)
+    return _figure_response(compare_figure(found, log_x, THEMES.get(theme)))
+
+
+@router.get("/studies/{study_id:int}")
+def study(request: Request, study_id: int, asked: Annotated[Axes, Depends()]) -> Response:
+    """One study: its jobs, and their fronts in one plot with bands over seeds."""
+    try:
+        found = _store(request).study(study_id)
+        fronts = _fronts(request, found, asked)
+    except NotFound as error:
+        return _missing(request, error)
+    except EngineError as error:
+        return _study_page(request, found, asked, status=422, offered=axes(()), refused=str(error))
+    return _study_page(request, found, asked, offered=axes(fronts.fronts), document=compare_document(fronts))
+
+
+@router.get("/studies/{study_id:int}/figure.json")
+def study_plot(
+    request: Request, study_id: int, asked: Annotated[Axes, Depends()], log_x: bool = True, theme: str = "light"
+) -> Response:
+    """The figure of a study's fronts, ready for ``Plotly.react``."""
+    found = _fronts(request, _store(request).study(study_id), asked)
     return _figure_response(compare_figure(found, log_x, THEMES.get(theme)))
 
 
@@ -178,6 +215,14 @@ async def static(request: Request, path: str) -> Response:
     return answer
 
 
+def _fronts(request: Request, found: Study, asked: Axes) -> Compared:
+    return _service(request).compared([job.id for job in found.jobs], asked.names)
+
+
+def _study_page(request: Request, found: Study, asked: Axes, status: int = 200, **values: Any) -> Response:
+    return _page(request, "study.html", status=status, study=found, done=study_progress(found), asked=asked, **values)
+
+
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -235,6 +280,7 @@ def _form(store: Store, spec: Mapping[str, Any]) -> dict[str, Any]:
         "groups": {kind: _choices(store, kind, spec) for kind in PARTS},
         "losses": described("losses"),
         "run": [top[name] for name in RUN_FIELDS],
+        "seeds": SEEDS,
         "budget": fields(schema["$defs"]["BudgetIn"]),
         "values_of": {name: typed(spec[name]) for name in RUN_FIELDS if name in spec},
         "budget_values": {name: typed(value) for name, value in spec.get("budget", {}).items()},
@@ -292,6 +338,13 @@ def _sentence(spec: Mapping[str, Any]) -> str:
     return f"{parts['network']} on {parts['data']}" + (f" · {means}" if means else "")
 
 
+def _asked_sentence(spec: Mapping[str, Any]) -> str:
+    """What a study asks for, in a line."""
+    parts = [", ".join(map(wording.part, spec[kind])) for kind in ("networks", "penalties", "methods")]
+    seeds = f"seeds {', '.join(map(str, spec['seeds']))}" if len(spec["seeds"]) > 1 else f"seed {spec['seeds'][0]}"
+    return " · ".join([f"{parts[0]} on {wording.part(spec['data'])}", *parts[1:], seeds])
+
+
 def _standing(job: Job) -> str:
     """How far a job is, in one line."""
     if job.state == JobState.QUEUED and not job.n_points:
@@ -334,7 +387,9 @@ def _ago(then: datetime) -> str:
 
 _templates.env.filters.update(
     ago=_ago,
+    asked_sentence=_asked_sentence,
     certified=_certified,
+    counts=wording.counts,
     duration=wording.duration,
     expected=_expected,
     label=wording.label,

@@ -1,4 +1,4 @@
-// The form of a new job: shows the settings of what is chosen, sends what differs from the defaults.
+// The form of a new job or study: shows the settings of what is chosen, sends what differs from the defaults.
 
 import { call, tell } from "./api.js";
 
@@ -50,6 +50,17 @@ function body() {
   return { ...parts, loss: by("loss").value, budget, ...given(named(["points", "seed", "device", "name", "tags"])) };
 }
 
+// What is asked for once for each seed and method: a study; null where there is but one of each.
+function study() {
+  const { network, penalty, method, seed = 0, ...common } = body();
+  const count = Number(text(by("seeds")));
+  const ticked = [...form.querySelectorAll("input[name=further]:checked")].map((box) => box.value);
+  const methods = [method, ...ticked.filter((name) => name !== method.name)];
+  if (count < 2 && methods.length < 2) return null;
+  const seeds = Array.from({ length: count }, (_, i) => seed + i);
+  return { ...common, networks: [network], penalties: [penalty], methods, seeds };
+}
+
 function refuse(sentences) {
   const list = document.createElement("ul");
   for (const sentence of sentences) list.append(Object.assign(document.createElement("li"), { textContent: sentence }));
@@ -73,8 +84,10 @@ async function submit(event) {
   if (invalid()) return;
   busy("Checking that network and data fit…");
   try {
-    const response = await call("POST", "/api/v1/jobs", { json: body() });
-    location.href = `/jobs/${(await response.json()).id}`;
+    const several = study();
+    const kind = several ? "studies" : "jobs";
+    const response = await call("POST", `/api/v1/${kind}`, { json: several ?? body() });
+    location.href = `/${kind}/${(await response.json()).id}`;
   } catch (error) {
     busy("");
     refuse(error.sentences ?? [error.message]);

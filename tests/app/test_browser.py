@@ -290,6 +290,36 @@ def test_what_cannot_work_is_said_beside_the_form(context: BrowserContext, servi
     assert page.url.endswith("/jobs/new")
 
 
+def test_a_study_from_the_form_to_its_bands(watched: Watched) -> None:
+    page = watched.open("/jobs/new")
+    page.get_by_label("Network", exact=True).select_option("linear")
+    page.get_by_label("Data", exact=True).select_option("iris")
+    page.get_by_label("Points").fill("3")
+    page.get_by_label("Seeds", exact=True).fill("3")
+    page.get_by_text("Penalty, method and more").click()
+    page.get_by_label("weighted_sum", exact=True).check()
+    assert fits(page)
+    page.get_by_role("button", name="Trace", exact=True).click()
+
+    expect(page).to_have_url(re.compile(r"/studies/\d+$"), timeout=PATIENCE)
+    page.wait_for_load_state()
+    expect(page.locator("#members tr")).to_have_count(6)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=PATIENCE)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#status")).to_have_attribute("data-state", "completed", timeout=PATIENCE)
+    expect(page.locator("#plot .legendtext")).to_have_text(["continuation", "weighted_sum"])
+    expect(page.locator("#plot .js-fill")).to_have_count(2)
+    page.get_by_label("Axes", exact=True).select_option("n_nonzero,test_accuracy")
+    expect(page.locator("#plot .xtitle")).to_contain_text("nonzero weights")
+    expect(page.locator("#figures .scale")).to_contain_text("test accuracy")
+    assert fits(page)
+
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+
+
 def test_data_is_uploaded_and_chosen(watched: Watched, tmp_path: Path) -> None:
     file = tmp_path / "flowers.csv"
     rows = [f"{i % 7},{i % 5},{'ab'[i % 2]}" for i in range(60)]

@@ -102,6 +102,56 @@ def test_ctrl_c_cancels_and_keeps_the_points(here: Settings) -> None:
         assert len(store.front(1)) == store.job(1).n_points
 
 
+@pytest.mark.slow
+def test_a_study_runs_side_by_side_and_prints_the_comparison(here: Settings) -> None:
+    asked = ["-n", "linear", "-n", "mlp:2", "-d", "iris", "--points", "3", "--method", CHEAP, "--name", "mine"]
+    result = run("study", *asked, "--seeds", "4,", "--workers", "2", "--set", "data.validation=0.2")
+    for said in ("hypervolume", "covers", "study 1 completed: 2 completed"):
+        assert said in result.stdout
+    for job, network in ((1, "linear"), (2, "mlp (hidden 2)")):
+        assert f"job {job} ({network} · l1 · continuation" in result.stderr
+        assert "seed 4) completed with" in result.stderr
+    with open_store(here) as store:
+        study = store.study(1)
+    assert {(job.name, job.spec["data"]["params"]["validation"]) for job in study.jobs} == {("mine", 0.2)}
+    document = json.loads(run("compare", "--study", "1", "--json").stdout)
+    assert [entry["job"]["id"] for entry in document["fronts"]] == [1, 2]
+    with browse(here) as client:
+        assert client.get("/api/v1/studies/1/front").json() == document
+
+
+@pytest.mark.slow
+def test_a_failed_study_exits_with_1_and_says_which_job(here: Settings) -> None:
+    broken = {"name": "tests.app.parts:faulty", "params": {"fault": "crash"}}
+    spec = {"networks": ["linear", broken], "data": "iris", "points": 3, "methods": [CHEAP], "seeds": 1}
+    result = run("study", "--spec", "-", "--json", code=1, text=json.dumps(spec))
+    assert "job 2 (tests.app.parts:faulty (fault crash)" in result.stderr
+    assert "the network broke" in result.stderr
+    assert json.loads(result.stdout)["study"]["progress"]["states"] == {"completed": 1, "failed": 1}
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_a_study_and_keeps_its_points(here: Settings) -> None:
+    slow = {"name": "tests.app.parts:faulty", "params": {"after": 0, "fault": "slow"}}
+    spec = {"networks": [slow], "data": "iris", "points": 500, "methods": [CHEAP], "seeds": 2}
+    command = [sys.executable, "-m", "app", "study", "--workers", "1", "--spec", "-"]
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **options) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(spec))
+        process.stdin.close()
+        process.stdin = None
+        assert process.stderr is not None
+        assert "running" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "cancelling study 1" in errors
+    assert "study 1 cancelled: 2 cancelled" in out
+    with open_store(here) as store:
+        assert {job.state for job in store.jobs()} == {"cancelled"}
+
+
 def test_the_demonstration_is_queued_once(here: Settings) -> None:
     for _ in range(2):
         demonstrate(here)
@@ -190,6 +240,11 @@ def test_the_same_commands_work_through_a_running_service(
     (tmp_path / "mine.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(30)))
     run("datasets", "add", str(tmp_path / "mine.csv"))
     assert "mine" in run("datasets", "list").stdout
+    study = json.loads(run("study", "-n", "linear", "-d", "iris", "--seeds", "1", "--points", "3", "--json").stdout)
+    assert study == httpx2.get(f"{served}/api/v1/studies/1/front").json()
+    assert study["study"]["state"] == "completed"
+    assert json.loads(run("compare", "--study", "1", "--json").stdout) == study
+    assert "slots of its own" in run("study", "-n", "linear", "-d", "iris", "--workers", "2", code=2).stderr
     refused = run("trace", "-n", "mpl", "-d", "iris", code=2)
     assert "'mpl'" in refused.stderr
     assert "'/x.npz'" in run("trace", "-n", "mlp", "-d", "/x.npz", code=2).stderr

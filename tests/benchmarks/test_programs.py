@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import lasso_path, population
+from benchmarks import fan_out, lasso_path, population
 from benchmarks.scaling import exponent
 from benchmarks.steps import Bench, times
 from benchmarks.timing import ratio
@@ -52,3 +52,10 @@ def test_members_of_a_population_are_timed_both_ways() -> None:
     row = population.measure(loss, n_members=2, batch=8, repeats=1)
     assert row.members == 2
     assert row.speedup == pytest.approx(row.alone / row.stacked)
+
+
+def test_a_study_is_timed_from_its_submission_to_its_end() -> None:
+    study = {"networks": ["linear"], "data": "iris", "points": 2, "seeds": 1, "budget": {"epochs": 4}}
+    run = fan_out.measure(study, workers=1)
+    assert run.workers == 1
+    assert run.seconds > 0
