@@ -205,13 +205,14 @@ class Examples:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
-    """The application that api.md supposes: job 1 is traced, job 2 waits; a table of flowers lies beside."""
+    """The application that api.md supposes: jobs 1 and 3 are traced, job 2 waits; a table of flowers lies beside."""
     table = "a,b,species\n" + "".join(f"{i},{i % 7},{'setosa' if i % 2 else 'virginica'}\n" for i in range(40))
     (tmp_path / "flowers.csv").write_text(table)
     settings = settings_in(tmp_path)
     with open_store(settings) as store:
-        jobs = [Service(store).submit(JobIn.model_validate(TINY)) for _ in range(2)]
-        work_off(store, jobs[0]["id"])
+        jobs = [Service(store).submit(JobIn.model_validate(TINY)) for _ in range(3)]
+        for traced in (jobs[0], jobs[2]):
+            work_off(store, traced["id"])
     with browse(settings) as found:
         yield found
 
