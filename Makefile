@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: run test test-fast lint bench bench-gpu reproduce install install-dev browser clean
+.PHONY: run test test-fast lint bench bench-gpu soak reproduce install install-dev browser clean
 
 run: $(VENV)/.run
 	$(BIN)/paretopath serve --demo --port $(PORT)
@@ -26,6 +26,9 @@ bench: install-dev
 
 bench-gpu: install-dev
 	$(BIN)/python -m benchmarks --device cuda --problem digits --problem million --problem mnist --problem lenet --problem cifar
+
+soak: install-dev
+	$(BIN)/python -m benchmarks.soak
 
 reproduce: install-dev
 	$(BIN)/python -m benchmarks.reproduce

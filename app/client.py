@@ -126,9 +126,9 @@ class Remote:
         """Let go of connections."""
         self._client.close()
 
-    def follow(self, job_id: int) -> Iterator[Document]:
-        """Events of a job from its beginning until it has ended; takes up a lost connection where it was."""
-        seq = 0
+    def follow(self, job_id: int, after: int = 0) -> Iterator[Document]:
+        """Events of a job later than `after` until it has ended; takes up a stream that was closed where it was."""
+        seq = after
         while True:
             with self._client.stream("GET", f"/jobs/{job_id}/events", headers={"Last-Event-ID": str(seq)}) as answer:
                 if answer.status_code == 204:

@@ -1,6 +1,9 @@
 """Laws of the codec: decode inverts encode bit for bit, and damage never goes unnoticed."""
 
+import contextlib
 import hashlib
+import json
+import math
 import struct
 
 import numpy as np
@@ -15,6 +18,7 @@ from storage import Corrupt, InvalidArray, weights
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9)
 WORDS = {np.float32: np.uint32, np.float64: np.uint64}
+FIRST = "28b52ffd202739010050545731120000005b5b22222c20223c6634222c205b355d5d5d580000c03f0000008000002040"
 
 
 @st.composite
@@ -23,6 +27,28 @@ def floats(draw: st.DrawFn) -> NDArray[np.floating]:
     dtype = draw(st.sampled_from(sorted(WORDS, key=str)))
     words = draw(hnp.arrays(WORDS[dtype], SHAPES, fill=st.just(0)))
     return words.view(dtype)
+
+
+@st.composite
+def spread(draw: st.DrawFn) -> NDArray[np.floating]:
+    """Long arrays of which anything from nothing to everything is not zero, in one place or all over."""
+    length, share = draw(st.integers(1, 5000)), draw(st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.2, 0.5, 1.0]))
+    begin = draw(st.integers(0, length))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    array = random.normal(size=length).astype(draw(st.sampled_from([np.float32, np.float64])))
+    array[random.random(length) >= share] = 0
+    array[:begin] = 0
+    return array
+
+
+def first_frame(arrays: dict[str, NDArray]) -> bytes:
+    """As the first version of the format wrote it: header, then for each array a bitmap and its nonzero words."""
+    header = json.dumps([[name, a.dtype.str, a.shape] for name, a in arrays.items()]).encode()
+    bodies = []
+    for array in arrays.values():
+        words = array.reshape(-1).view(f"u{array.dtype.itemsize}")
+        bodies += [np.packbits(words != 0).tobytes(), words[words != 0].tobytes()]
+    return b"".join([b"PTW1", len(header).to_bytes(4, "little"), header, *bodies])
 
 
 def plain_dtypes() -> st.SearchStrategy[np.dtype]:
@@ -38,6 +64,27 @@ def assert_same(found: NDArray, expected: NDArray) -> None:
 @given(floats())
 def test_decode_inverts_encode(array: NDArray) -> None:
     assert_same(weights.decode(weights.encode(array)), array)
+
+
+@given(spread())
+def test_places_are_kept_however_many_there_are(array: NDArray) -> None:
+    assert_same(weights.decode(weights.encode(array)), array)
+
+
+@given(st.dictionaries(st.text(max_size=5), st.one_of(floats(), spread()), max_size=3))
+def test_bytes_of_the_first_version_are_read(arrays: dict[str, NDArray]) -> None:
+    frame = first_frame(arrays)
+    payload, address = zstandard.compress(frame), hashlib.sha256(frame).hexdigest()
+    found = weights.decode_arrays(payload, address)
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert_same(found[name], array)
+    assert weights.digest(payload) == address
+
+
+def test_bytes_that_the_first_version_wrote_are_read() -> None:
+    written = bytes.fromhex(FIRST)
+    assert_same(weights.decode(written), np.array([0.0, 1.5, 0.0, -0.0, 2.5], np.float32))
 
 
 @pytest.mark.parametrize("dtype", WORDS)
@@ -94,10 +141,22 @@ def test_the_address_is_that_of_the_uncompressed_form() -> None:
     assert weights.digest(zstandard.compress(zstandard.decompress(payload), 19)) == weights.digest(payload)
 
 
-def test_sparse_weights_are_small() -> None:
-    theta = np.zeros(100_000, np.float32)
-    theta[::1000] = np.random.default_rng(0).normal(size=100)
-    assert len(weights.encode(theta)) < 4_000
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.01])
+def test_weights_take_no_more_than_they_and_the_entropy_of_their_places(density: float) -> None:
+    random = np.random.default_rng(0)
+    theta = random.normal(size=200_000).astype(np.float32)
+    theta[random.random(len(theta)) >= density] = 0
+    entropy = -(density * math.log2(density) + (1 - density) * math.log2(1 - density))
+    assert len(weights.encode(theta)) <= 4 * np.count_nonzero(theta) + len(theta) * entropy / 8
+
+
+@given(spread(), st.data())
+def test_damage_to_a_frame_is_noticed_or_harmless(array: NDArray, data: st.DataObject) -> None:
+    """Without an address: whatever the numbers in a frame say, decoding it ends in an array or in `Corrupt`."""
+    frame = bytearray(zstandard.decompress(weights.encode(array)))
+    frame[data.draw(st.integers(4, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(Corrupt):
+        assert isinstance(weights.decode(zstandard.compress(bytes(frame))), np.ndarray)
 
 
 @given(floats(), st.data())
