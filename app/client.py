@@ -1,6 +1,7 @@
 """A running service, asked over HTTP."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from storage.records import Request
 
 PREFIX = "x-paretopath-"
 PATIENCE = httpx2.Timeout(120.0, connect=10.0)
+RECONNECTIONS, RECONNECT_SECONDS = 60, 1.0
+NO_CONTENT = 204
 
 
 class Remote:
@@ -28,13 +31,21 @@ class Remote:
         ``http://host:port``.
     token : str, optional
         Sent as a bearer token.
+    reconnect_seconds : float
+        How long to wait before each new try to follow a job.
     """
 
-    def __init__(self, url: str, token: str | None = None, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         base = url.rstrip("/") + "/api/v1"
         self._client = httpx2.Client(base_url=base, headers=headers, timeout=PATIENCE, transport=transport)
-        self._url = url
+        self._url, self._reconnect_seconds = url, reconnect_seconds
 
     def submit(self, body: Mapping[str, Any], key: str | None = None) -> Document:
         """Store a job; twice the same `key` gives the same job."""
@@ -127,16 +138,32 @@ class Remote:
         self._client.close()
 
     def follow(self, job_id: int, after: int = 0) -> Iterator[Document]:
-        """Events of a job later than `after` until it has ended; takes up a stream that was closed where it was."""
-        seq = after
+        """Events of a job later than `after` until it has ended; takes up a stream that was closed where it was.
+
+        A service that goes away is waited for, for a minute.
+        """
+        seq, tried = after, 0
         while True:
-            with self._client.stream("GET", f"/jobs/{job_id}/events", headers={"Last-Event-ID": str(seq)}) as answer:
-                if answer.status_code == 204:
-                    return
-                self._check(answer)
-                for event in _events(answer.iter_lines()):
-                    seq = event["seq"]
+            try:
+                for event in self._stream(job_id, seq):
+                    if event is None:
+                        return
+                    seq, tried = event["seq"], 0
                     yield event
+            except httpx2.TransportError as error:
+                tried += 1
+                if tried > RECONNECTIONS:
+                    raise Refused(f"no answer from {self._url}: {error}") from error
+                time.sleep(self._reconnect_seconds)
+
+    def _stream(self, job_id: int, after: int) -> Iterator[Document | None]:
+        """The events that come by one connection; None where the job has ended and all were seen."""
+        with self._client.stream("GET", f"/jobs/{job_id}/events", headers={"Last-Event-ID": str(after)}) as answer:
+            if answer.status_code == NO_CONTENT:
+                yield None
+                return
+            self._check(answer)
+            yield from _events(answer.iter_lines())
 
     def _document(self, method: str, path: str, **options: Any) -> Document:
         document: Document = self._answer(method, path, **options).json()

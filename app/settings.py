@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
     def for_worker(self, threads: int) -> dict[str, str]:
         """The variables by which a worker that this process starts elsewhere gets the same settings."""
-        names = ("lease_seconds", "heartbeat_seconds", "grace_seconds", "max_memory_bytes")
+        names = ("lease_seconds", "heartbeat_seconds", "grace_seconds", "patience_seconds", "max_memory_bytes")
         given = {name: getattr(self, name) for name in names}
         given |= {"database_url": self.url, "data_dir": self.data_dir, "threads": threads}
         return {f"PARETOPATH_{name.upper()}": str(value) for name, value in given.items() if value is not None}

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event
 
 from app.client import Remote
-from app.errors import DAMAGED_TYPE
+from app.errors import DAMAGED_TYPE, Refused
 from app.service import Service, open_store
 from app.settings import Settings
 from app.worker import Worker
@@ -233,3 +233,44 @@ def test_postgresql_is_backed_up_by_its_own_command(here: Settings) -> None:
     assert "pg_dump --format=custom --file=fronts.dump postgresql://ann@db.internal/fronts" in told
     told = run("restore", "fronts.dump", "--database-url", url, code=2).stderr
     assert "pg_restore --clean --if-exists --dbname=postgresql://ann@db.internal/fronts fronts.dump" in told
+
+
+# Following a job of a service that goes away
+
+
+def flaky(client: TestClient, troubles: int) -> Remote:
+    """The service by a connection that breaks so many times: where it begins, and in the middle of an answer."""
+    left = iter(range(troubles))
+
+    def ask(request: httpx2.Request) -> httpx2.Response:
+        trouble = next(left, None)
+        if trouble is not None and trouble % 2 == 0:
+            raise httpx2.ConnectError("connection refused")
+        path = request.url.raw_path.decode()
+        answer = client.request(request.method, path, headers=dict(request.headers))
+        content = answer.content if trouble is None else broken(answer.content)
+        return httpx2.Response(answer.status_code, headers={"content-type": "text/event-stream"}, content=content)
+
+    return Remote("http://localhost", transport=httpx2.MockTransport(ask), reconnect_seconds=0.0)
+
+
+def broken(content: bytes) -> Iterator[bytes]:
+    yield content[: len(content) // 2]
+    raise httpx2.RemoteProtocolError("peer closed connection")
+
+
+def test_who_follows_a_job_misses_nothing_when_the_service_goes_away(client: TestClient) -> None:
+    undisturbed = list(flaky(client, 0).follow(1))
+    indices = [e["data"]["index"] for e in undisturbed if e["kind"] == "point"]
+    assert indices == list(range(len(indices)))
+    assert len(indices) >= 6
+    assert list(flaky(client, 7).follow(1)) == undisturbed
+
+
+def test_a_service_that_stays_away_is_given_up() -> None:
+    def gone(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("connection refused", request=request)
+
+    remote = Remote("http://localhost", transport=httpx2.MockTransport(gone), reconnect_seconds=0.0)
+    with pytest.raises(Refused, match="no answer from http://localhost: connection refused"):
+        next(remote.follow(1))
