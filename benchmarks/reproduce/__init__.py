@@ -1,6 +1,6 @@
 """Programs that repeat published experiments, at the scale that a test machine allows; one line for each paper."""
 
-from benchmarks.reproduce import continuation, dropout, relevance, structured, tickets
+from benchmarks.reproduce import continuation, dropout, growing, relevance, structured, tickets
 from benchmarks.reproduce.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -9,4 +9,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "relevance": relevance.EXPERIMENT,
     "dropout": dropout.EXPERIMENT,
     "tickets": tickets.EXPERIMENT,
+    "growing": growing.EXPERIMENT,
 }

@@ -1,7 +1,7 @@
 """Penalties of whole groups: which filters, heads and units are left, and what the network still knows."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from benchmarks.reproduce.experiment import Experiment, Found, Job, Row, Setting, Study, per_cent
 from engine.front import Array, Waypoint
@@ -11,18 +11,21 @@ FILTERS = ("l1", "group_l2", "group_mcp:plateau=0.3", "sparse_group")
 UNITS = ("l1", "group_l2:groups=head", "group_l2:groups=input", "group_mcp:groups=head,plateau=0.3")
 ZEROS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
 HEADS = 4
-METHOD = "continuation:anchor_epochs=10,epochs=3"
+METHOD = "continuation:anchor_epochs=10,epochs=2"
+LAYERS = ("conv1", "conv2", "dense")
 
 
 def convolutional(setting: Setting) -> Iterator[Row]:
-    """LeNet-5 under each penalty: filters and units with a weight that is not zero, at several sparsities."""
+    """LeNet-5 under each penalty: filters and units with a weight that is not zero, and the zeros among the others'."""
     for penalty in FILTERS:
         job = Job("lenet5", f"{IMAGES}:limit=600", METHOD, 6, penalty)
         found = setting.traced(job)
         for waypoint, row in _networks(found, penalty):
-            layers = {layer.name: layer for layer in waypoint.point.layers}
-            alive = {name: layers[f"{name}.weight"] for name in ("conv1", "conv2", "dense")}
-            yield {**row, **{f"{name} of {layer.units}": layer.units_alive for name, layer in alive.items()}}
+            layers, weights = {layer.name: layer for layer in waypoint.point.layers}, tensors(waypoint)
+            alive = {name: layers[f"{name}.weight"] for name in LAYERS}
+            left = {f"{name} of {layer.units}": layer.units_alive for name, layer in alive.items()}
+            inside = zeros_inside(weights[f"{name}.weight"] for name in LAYERS)
+            yield {**row, **left, "zeros inside %": round(100 * inside, 1)}
 
 
 def transformer(setting: Setting) -> Iterator[Row]:
@@ -47,7 +50,7 @@ def _networks(found: Found, penalty: str) -> Iterator[tuple[Waypoint, dict[str, 
             continue
         seen.add(waypoint.point.index)
         row: dict[str, str | float] = {"penalty": penalty, "zeros %": round(100 * waypoint.point.sparsity, 1)}
-        yield waypoint, {**row, "test accuracy %": per_cent(waypoint), "passes": found.passes}
+        yield waypoint, {**row, "test accuracy %": per_cent(waypoint), "passes": found.passes, "CPU s": found.seconds}
 
 
 def tensors(waypoint: Waypoint) -> Mapping[str, Array]:
@@ -58,6 +61,13 @@ def tensors(waypoint: Waypoint) -> Mapping[str, Array]:
         found[layer.name] = waypoint.theta[start:stop].reshape(layer.shape)
         start = stop
     return found
+
+
+def zeros_inside(weights: Iterable[Array]) -> float:
+    """Share of zeros among the weights between filters or units of which none is zero as a whole."""
+    nonzero = [weight.reshape(*weight.shape[:2], -1) != 0 for weight in weights]
+    possible = sum(w.any(axis=(1, 2)).sum() * w.any(axis=(0, 2)).sum() * w.shape[2] for w in nonzero)
+    return float(1 - sum(w.sum() for w in nonzero) / max(possible, 1))
 
 
 def heads(weights: Mapping[str, Array], block: int) -> int:

@@ -18,10 +18,10 @@ LOW, HIGH = "classes 0 to 4", "classes 5 to 9"
 POINTS = 20
 
 
-def same_task(setting: Setting, network: str) -> Iterator[Row]:
+def same_task(setting: Setting, network: str, data: str = IMAGES, path: str = PATH) -> Iterator[Row]:
     """Tickets trained on the data that they were found on."""
-    path = setting.traced(Job(network, IMAGES, PATH, POINTS))
-    yield from _compared(setting, path, Job(network, IMAGES, REWOUND, POINTS), {})
+    found = setting.traced(Job(network, data, path, POINTS))
+    yield from _compared(setting, found, Job(network, data, REWOUND, POINTS), {})
 
 
 def transferred(setting: Setting, network: str) -> Iterator[Row]:
@@ -93,6 +93,13 @@ EXPERIMENT = Experiment(
     (
         Study("784-20-20-10 on mnist10k", partial(same_task, network="mlp:20,20"), IMAGES),
         Study(f"784-20-20-10, found on {LOW}, trained on {HIGH}", partial(transferred, network="mlp:20,20"), IMAGES),
-        Study("LeNet-300-100 on mnist10k", partial(same_task, network="lenet300"), IMAGES),
+        *(
+            Study(
+                f"{network} on {limit:,} images of mnist10k, a path of {epochs} passes",
+                partial(same_task, network=network, data=f"{IMAGES}:limit={limit}", path=f"{PATH}:epochs={epochs}"),
+                IMAGES,
+            )
+            for network, limit, epochs in (("lenet300", 2000, 150), ("lenet5", 1250, 60))
+        ),
     ),
 )

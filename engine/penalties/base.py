@@ -20,9 +20,12 @@ class Penalty(ABC):
     ----------
     penalised : Tensor of bool, shape (n_params,)
         The weights it acts on; the others pass through `prox` unchanged.
+    joint : bool
+        Whether weights become zero in groups: then the mean of two networks has all units of both.
     """
 
     penalised: Tensor
+    joint: bool = False
 
     @abstractmethod
     def value(self, theta: Tensor) -> Tensor:

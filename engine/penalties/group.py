@@ -23,6 +23,8 @@ class GroupPenalty(Penalty):
     groups : Partition
     """
 
+    joint = True
+
     def __init__(self, groups: Partition) -> None:
         self._groups, self.penalised = groups, groups.member
 

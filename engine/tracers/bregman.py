@@ -103,7 +103,8 @@ class InverseScaleSpace(Tracer):
     """Train with an optimiser whose weights enter one after another, and store what has entered.
 
     The network of a point is the trained weights where the support is, and zero elsewhere. Points come from sparse to
-    dense; the last is the network at the end. They have no strength and no certificate.
+    dense; the first is a network that beats the zero network, whose answers are constant, and the last is the network
+    at the end. They have no strength and no certificate.
 
     Parameters
     ----------
@@ -139,11 +140,14 @@ class InverseScaleSpace(Tracer):
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         clock, index = Clock(problem, trail), len(trail)
         run = self._resumed(problem, trail[-1]) if trail else self._begun(problem)
+        bar = math.inf if trail else float(problem.loss.value(torch.zeros_like(problem.loss.initial())))
         for _ in self._steps(problem, clock, run):
             if self._course.due(run, self._course.points - index):
-                yield self._waypoint(problem, clock, run, index)
-                index += 1
-        if run.since_stored and not self._course.over(run):
+                waypoint = self._waypoint(problem, clock, run, index)
+                if index or waypoint.point.loss < bar:
+                    yield waypoint
+                    index += 1
+        if not index or (run.since_stored and not self._course.over(run)):
             yield self._waypoint(problem, clock, run, index)
         self.ended = clock.exhausted(self._budget) or run.said()
 

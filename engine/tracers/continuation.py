@@ -59,7 +59,7 @@ class Rules:
         Strength of the penalty at the first point.
     slack : float
         The mean of two networks stands between them as it is where its excess over the denser one's loss is at most so
-        many times that of the straight line between the two; never where 0.
+        many times that of the straight line between the two; never where 0, and never under group penalties.
     cleanup : bool
         Whether networks are stored clean; the search goes on from the clean ones.
     """
@@ -277,13 +277,20 @@ class Continuation(Tracer):
     def _between(self, problem: Problem, sparser: Waypoint, denser: Waypoint, wide: bool, draw: int) -> _Found:
         """The first network for the middle of a gap that will do; the best of them where none does."""
         found: list[_Found] = []
+        slack = self._slack(problem)
         for attempt in self._attempts(problem, sparser, denser, draw):
             found.append(attempt)
-            if self._settled(found, sparser.point, denser.point, wide):
+            if self._settled(found, sparser.point, denser.point, wide, slack):
                 break
         return min(found, key=lambda f: f.loss)
 
-    def _settled(self, found: Sequence[_Found], sparser: ParetoPoint, denser: ParetoPoint, wide: bool) -> bool:
+    def _slack(self, problem: Problem) -> float:
+        """Means never stay as they are where weights become zero in groups: they have the units of both networks."""
+        return 0.0 if problem.penalty.joint else self._rules.slack
+
+    def _settled(
+        self, found: Sequence[_Found], sparser: ParetoPoint, denser: ParetoPoint, wide: bool, slack: float
+    ) -> bool:
         """Whether no other network is to be looked for between two points.
 
         A mean will do as it is if a front through it would bend as fronts do. What was corrected will do unless it is
@@ -291,16 +298,16 @@ class Continuation(Tracer):
         in a wide gap are others then looked for.
         """
         last = found[-1]
-        if self._rules.slack and len(found) == 1:
+        if slack and len(found) == 1:
             excess = _on_chord(last.penalty, sparser, denser) - denser.loss
-            return last.loss - denser.loss <= self._rules.slack * excess
+            return last.loss - denser.loss <= slack * excess
         return last.loss < sparser.loss or not wide
 
     def _attempts(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> Iterator[_Found]:
         """The mean of the two where it may stay as it is, then corrected; corrections from either, the last gentle."""
         level, lam = _middle(sparser, denser)
         mean = self._mean(problem, sparser, denser)
-        if self._rules.slack:
+        if self._slack(problem):
             yield _valued(problem, _calibrated(problem, mean), denser.point.index)
         yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
         different = dict.fromkeys((self._parts.corrector, self._parts.refiner))

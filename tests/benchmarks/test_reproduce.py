@@ -10,7 +10,8 @@ import pytest
 from benchmarks.reproduce import EXPERIMENTS
 from benchmarks.reproduce.__main__ import main, table
 from benchmarks.reproduce.experiment import Job, Setting
-from benchmarks.reproduce.structured import heads, tensors, units
+from benchmarks.reproduce.growing import at_equal_accuracy
+from benchmarks.reproduce.structured import heads, tensors, units, zeros_inside
 from benchmarks.reproduce.tickets import shuffled
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = {f"X_{part}": rng.integers(0, 255, (100, 28, 28), np.uint8) for part in ("train", "test")}
     labels = {f"y_{part}": np.arange(100) % 10 for part in ("train", "test")}
     np.savez(found / "mnist10k.npz", **parts, **labels)
+    colours = {f"X_{part}": rng.integers(0, 255, (100, 32, 32, 3), np.uint8) for part in ("train", "test")}
+    np.savez(found / "cifar12k.npz", **colours, **labels)
     (found / "tinyshakespeare.txt").write_text("to be, or not to be: that is the question. " * 250)
     return found
 
@@ -89,3 +92,19 @@ def test_heads_and_units_count_what_reads_and_is_read(folder: Path) -> None:
     weights["blocks.0.feed_forward.hidden.weight"][0] = 0
     weights["blocks.0.feed_forward.output.weight"][:, [0, 5]] = 0
     assert (heads(weights, 0), units(weights, 0)) == (2, 30)
+
+
+def test_zeros_inside_are_counted_between_what_is_left() -> None:
+    convolution, dense = np.zeros((3, 2, 2)), np.ones((2, 4))
+    convolution[0, 0], convolution[1, 0, 0] = 1, 1
+    dense[0, 1] = 0
+    assert zeros_inside([convolution, dense]) == pytest.approx(1 - (3 + 7) / (4 + 8))
+
+
+def test_at_equal_accuracy_the_smallest_network_of_either_kind_is_named() -> None:
+    grown = [{"network": "grown", "test accuracy %": a, "weights": n} for a, n in ((80.0, 9.0), (90.0, 5.0))]
+    fixed = [
+        {"network": "fixed", "test accuracy %": a, "weights": n} for a, n in ((85.0, 1.0), (91.0, 20.0), (95.0, 7.0))
+    ]
+    found = [(row["network"], row["weights"]) for row in at_equal_accuracy([*grown, *fixed])]
+    assert found == [("grown: fewest weights with 90.0 %", 5.0), ("fixed: fewest weights with 90.0 %", 7.0)]

@@ -26,7 +26,7 @@ from tests.engine.test_tracers import same
 
 QUICK: dict[str, tuple[Any, dict[str, Any]]] = {
     "dessilbi": (dessilbi, {"epochs": 40, "strength": 0.3}),
-    "dessilbi, adam": (dessilbi, {"form": "adam", "rate": 1e-2, "nu": 2.0, "epochs": 40, "strength": 0.3}),
+    "dessilbi, adam": (dessilbi, {"form": "adam", "rate": 3e-2, "nu": 2.0, "epochs": 40, "strength": 0.3}),
     "linbreg": (linbreg, {"epochs": 40, "strength": 0.1, "rate": 0.1, "density": 0.01}),
     "adabreg": (adabreg, {"epochs": 40, "strength": 0.1, "rate": 1e-2}),
 }
@@ -226,6 +226,19 @@ def test_a_finished_path_has_nothing_to_add(name: str) -> None:
 def test_a_path_on_which_nothing_enters_ends_with_the_zero_network() -> None:
     (only,) = tracer("dessilbi", strength=1e6).trace(digits())
     assert only.point.n_nonzero == 0
+
+
+def test_a_path_begins_where_its_network_beats_the_zero_network() -> None:
+    problem = digits()
+    nothing = float(problem.loss.value(torch.zeros_like(problem.loss.initial())))
+    first, *_ = dessilbi(20, 0, Budget(), epochs=60, end=0.999).trace(problem)
+    assert first.point.loss < nothing
+
+
+def test_a_path_that_never_beats_the_zero_network_is_its_end() -> None:
+    (only,) = tracer("dessilbi, adam", rate=1e-2).trace(problems.norm_network())
+    assert only.point.loss > math.log(10)
+    assert only.point.n_nonzero > 0
 
 
 def test_a_budget_is_kept_and_named() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.reproduce.growing import rows
 from engine.data import load
 from engine.errors import Diverged, InvalidSpec
 from engine.networks import lenet5
@@ -172,17 +171,3 @@ def test_a_budget_is_kept_and_named() -> None:
 def test_rates_that_are_too_high_end_with_the_reason() -> None:
     with pytest.raises(Diverged, match="lower the method's 'rate'"):
         list(tracer(rate=1e30).trace(digits()))
-
-
-@pytest.mark.slow
-def test_the_grown_and_the_whole_network_are_compared(tmp_path: Any) -> None:
-    rng = np.random.default_rng(0)
-    y = np.arange(80) % 2
-    X = rng.normal(size=(80, 16, 16)) + y[:, None, None]
-    np.savez(tmp_path / "mnist10k.npz", X=X.astype(np.float32), y=y)
-    found = list(rows("lenet5", 0, tmp_path, epochs=2, fine_tune_epochs=2))
-    kinds = [row.kind for row in found]
-    assert kinds == sorted(kinds)
-    assert kinds[-3:] == ["grown", "whole", "whole"]
-    assert found[0].n_nonzero < found[-2].n_nonzero
-    assert found[-2].passes >= found[-3].passes

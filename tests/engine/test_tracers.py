@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.errors import Diverged, InvalidSpec
 from engine.front import Front, Waypoint
 from engine.losses import LeastSquares
-from engine.penalties import L1
+from engine.penalties import L1, GroupL2
 from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
@@ -183,6 +183,16 @@ def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None
         sparser, denser = (found[i].point for i in found[here.index].memory["gap"])
         line = np.interp(here.penalty, [sparser.penalty, denser.penalty], [sparser.loss, denser.loss])
         assert here.loss - denser.loss <= QUALITIES["balanced"].slack * (line - denser.loss) + 1e-6
+
+
+def test_no_mean_stays_as_it_is_under_a_group_penalty() -> None:
+    network = problems.digits_network(16)
+    grouped = Problem(network.loss, GroupL2(network.loss.layout))
+    found = list(continuation(10, 0, Budget()).trace(grouped))
+    cost = np.diff([w.point.effort for w in found], prepend=0.0)
+    between = [cost[w.point.index] for w in found if w.memory["gap"][0] >= 0]
+    assert between
+    assert min(between) >= 1.5
 
 
 @pytest.mark.slow
