@@ -69,8 +69,8 @@ class Effort:
 
 
 QUALITIES = {
-    "draft": Effort(480, 80, 80, 2.0, 0.05),
-    "balanced": Effort(800, 160, 40, 1.3, 0.05),
+    "draft": Effort(480, 120, 40, 2.0, 0.05),
+    "balanced": Effort(720, 160, 40, 1.3, 0.05),
     "thorough": Effort(3600, 480, 96, 0.0, 0.02),
 }
 
@@ -110,8 +110,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     quality : str
-        How long networks are trained (adaptive): the first for 480, 900 or 3,600 mini-batch steps, a tenth of the
-        others (at least six) for 80, 160 or 480, those between them, where their mean will not do, for 80, 40 or 96;
+        How long networks are trained (adaptive): the first for 480, 720 or 3,600 mini-batch steps, a tenth of the
+        others (at least six) for 120, 160 or 480, those between them, where their mean will not do, for 40, 40 or 96;
         more where there are fewer than 1,000 samples. `draft` takes most means as they are, `thorough` none. A
         certificate says how far that went.
     epochs : int

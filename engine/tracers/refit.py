@@ -24,6 +24,7 @@ from engine.tracers.base import Budget, Clock, Tracer, measured
 OBJECTIVES = ("n_nonzero", "loss")
 SOURCE, PRUNED_FROM = "source", "pruned_from"
 RATIO = 4.0
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 BISECTIONS = 40
 
 
@@ -36,7 +37,8 @@ class Selection:
     job : int
         Number of the job.
     limit : int
-        So many at most, at least 2; of more, evenly spread ones from the sparsest to the densest.
+        So many at most, at least 2; of more, evenly spread ones from the densest to the sparsest, and among them the
+        densest with at least 50, 80, 90, 95, 98 and 99 % zeros as far as there is room.
     dominated : bool
         Also those that another beats in both nonzero weights and training loss.
     prune : bool
@@ -57,7 +59,8 @@ class Selection:
         ordered = sorted(kept, key=lambda p: (-p.n_nonzero, p.loss, p.index))
         if len(ordered) <= self.limit:
             return ordered
-        return [ordered[round(i * (len(ordered) - 1) / (self.limit - 1))] for i in range(self.limit)]
+        spread = [round(i * (len(ordered) - 1) / (self.limit - 1)) for i in range(self.limit)]
+        return [ordered[place] for place in sorted(_meeting(LEVELS, ordered, spread))]
 
     def denser(self, points: Sequence[ParetoPoint], chosen: ParetoPoint) -> ParetoPoint | None:
         """The undominated point whose largest weights compete: with about four times as many, if there is one."""
@@ -240,6 +243,17 @@ def pruned(penalty: Penalty, theta: Tensor, n_nonzero: int) -> Tensor:
         enough = int(penalty.prox(theta, middle).count_nonzero()) <= n_nonzero
         low, high = (low, middle) if enough else (middle, high)
     return torch.where(penalty.prox(theta, high) != 0, theta, 0.0)
+
+
+def _meeting(levels: Sequence[float], ordered: Sequence[ParetoPoint], places: Sequence[int]) -> set[int]:
+    """The places, of which those between the ends are moved to the nearest first place with so many zeros."""
+    wanted = [next((i for i, p in enumerate(ordered) if p.sparsity >= level), 0) for level in levels]
+    found = set(places)
+    for place in sorted(set(wanted) - found):
+        movable = found - {places[0], places[-1], *wanted}
+        if movable:
+            found ^= {place, min(movable, key=lambda i: (abs(i - place), i))}
+    return found
 
 
 def _front(points: Sequence[ParetoPoint]) -> Sequence[ParetoPoint]:

@@ -87,6 +87,19 @@ def test_of_too_many_networks_both_ends_are_kept(traced: list[Waypoint]) -> None
     assert (few[0], few[-1]) == (every[0], every[-1])
 
 
+def test_of_too_many_networks_those_that_just_have_as_many_zeros_are_kept(traced: list[Waypoint]) -> None:
+    like = traced[0].point
+    counts = [round(1000 * 0.93**i) for i in range(80)]
+    points = [replace(like, index=i, n_nonzero=n, n_params=1000, loss=1 - n / 2000) for i, n in enumerate(counts)]
+    chosen = [p.n_nonzero for p in Selection(1, 12).of(points)]
+    assert len(chosen) == 12
+    assert chosen == sorted(chosen, reverse=True)
+    assert (chosen[0], chosen[-1]) == (max(counts), min(counts))
+    assert {max(n for n in counts if n <= k) for k in (500, 200, 100, 50, 20, 10)} < set(chosen)
+    assert max(a / b for a, b in pairwise(chosen)) < 4
+    assert [p.n_nonzero for p in Selection(1, 2).of(points)] == [chosen[0], chosen[-1]]
+
+
 def test_weights_are_loaded_one_network_at_a_time(traced: list[Waypoint]) -> None:
     loaded: list[int] = []
     found = refit(100, 0, Budget(), job=1, epochs=1, prune=False)
