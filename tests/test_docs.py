@@ -83,7 +83,7 @@ def test_the_first_trace_of_the_readme(tmp_path: Path) -> None:
     assert "completed" in said[0]
     assert "digits" in said[1]
     assert (tmp_path / "net.onnx").stat().st_size > 0
-    assert "job 2 completed" in said[4]
+    assert any("job 2 completed" in words for words in said[4:])
 
 
 @pytest.mark.slow
