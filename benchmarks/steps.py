@@ -23,7 +23,8 @@ from benchmarks.timing import ratio, timed
 from engine.correctors import AdaptiveProximal, Pace
 from engine.correctors.adaptive import BATCH_SHARE, LARGEST_BATCH
 from engine.correctors.base import batch_size, mini_batches
-from engine.losses import Batch, Criterion, NetworkLoss
+from engine.criteria import Criterion
+from engine.losses import Batch, NetworkLoss
 from engine.problem import Problem, State
 from engine.spec import JobSpec, build, shorthand
 
@@ -92,6 +93,10 @@ class Bench:
             "corrector, penalty held": lambda seed: self._correct(seed, "penalty"),
         }
 
+    def touch_gradient(self) -> None:
+        """Have the system hand over the memory of the corrector's gradient, which it does at the first use."""
+        self.problem.loss.value_and_grad(self._guess.theta, self._batches(0)[0])
+
     def _batches(self, seed: int) -> list[Batch]:
         return list(mini_batches(self.problem.loss, seed, self.batch, None, self._steps))
 
@@ -124,6 +129,7 @@ def times(bench: Bench, rounds: int) -> dict[str, list[float]]:
 def copies(bench: Bench, way: str) -> float:
     """Most memory that a few steps take beside weights and gradient, in copies of the weights; Linux and glibc only."""
     bench.ways["forward and backward"](0)
+    bench.touch_gradient()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")

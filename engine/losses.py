@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from engine.conjugate_gradients import Product
+from engine.criteria import Criterion
 from engine.data import Dataset
+from engine.differentiation import differentiation
 from engine.errors import InvalidSpec
 from engine.front import Array
 
@@ -101,8 +103,15 @@ class Loss(ABC):
         return self.value_and_grad(theta, batch)
 
     @abstractmethod
-    def value(self, theta: Tensor) -> Tensor:
-        """Loss on all samples in eval mode, 0-d, for a third of what it costs with the gradient."""
+    def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
+        """Loss in eval mode, 0-d, for a third of what it costs with the gradient.
+
+        Parameters
+        ----------
+        theta : Tensor, shape (n_params,)
+        batch : Tensor of int64, shape (batch_size,), optional
+            Sample indices; all samples if None.
+        """
 
     @abstractmethod
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
@@ -178,9 +187,10 @@ class _Linear(Loss):
         value, slope = self._outer(_predicted(X, theta), y)
         return value, X.T @ slope / len(X)
 
-    def value(self, theta: Tensor) -> Tensor:
-        self.effort += FORWARD
-        return self._outer(_predicted(self.X, theta), self.y)[0]
+    def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
+        X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
+        self.effort += FORWARD * len(X) / self.n_samples
+        return self._outer(_predicted(X, theta), y)[0]
 
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
         X, bend = _columns(self.X, support), self._bend(theta)
@@ -248,107 +258,6 @@ class Logistic(_Linear):
         return chance * (1 - chance)
 
 
-class Criterion(ABC):
-    """What a network's outputs are compared with the targets by."""
-
-    @abstractmethod
-    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss, 0-d."""
-
-    @abstractmethod
-    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of each member of a population, shape (n_members,).
-
-        Parameters
-        ----------
-        outputs : Tensor, shape (n_members, n_outputs, n_samples)
-            The places of texts one after another.
-        y : Tensor, shape (n_samples, ...) or (n_members, n_samples, ...)
-            Targets of all members, or of each its own.
-        """
-
-    @abstractmethod
-    def check(self, dataset: Dataset) -> int:
-        """Number of outputs the network needs; refuses data the criterion is not for."""
-
-    def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
-        """Count of right answers, 0-d; None where there is no right or wrong."""
-        return None
-
-
-@final
-class CrossEntropy(Criterion):
-    """Mean negative log-likelihood of the class, or of the next character, under softmax."""
-
-    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs.flatten(0, -2), y.flatten())
-
-    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
-        targets = y.reshape(-1, outputs.shape[2]).expand(len(outputs), -1)
-        return nn.functional.cross_entropy(outputs, targets, reduction="none").mean(dim=1)
-
-    def check(self, dataset: Dataset) -> int:
-        if dataset.task != "language":
-            _need_task(dataset, "classification", "cross_entropy")
-        return dataset.n_outputs
-
-    def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
-        return (outputs.argmax(dim=-1) == y).sum()
-
-
-@final
-class LogisticLoss(Criterion):
-    """Mean negative log-likelihood of two classes from one output, the log-odds."""
-
-    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
-
-    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
-        targets = y.to(outputs.dtype).expand(len(outputs), -1)
-        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets, reduction="none").mean(dim=1)
-
-    def check(self, dataset: Dataset) -> int:
-        _need_task(dataset, "classification", "logistic")
-        if dataset.n_outputs != 2:
-            raise InvalidSpec(
-                f"loss 'logistic' is for 2 classes, data {dataset.name!r} has {dataset.n_outputs}; use 'cross_entropy'"
-            )
-        return 1
-
-    def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
-        return ((outputs[:, 0] > 0) == (y == 1)).sum()
-
-
-@final
-class SquaredError(Criterion):
-    """Half the squared error, summed over outputs, mean over samples."""
-
-    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return (outputs - y).square().sum() / (2 * len(y))
-
-    def members(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return (outputs - y.mT).square().sum(dim=(1, 2)) / (2 * outputs.shape[2])
-
-    def check(self, dataset: Dataset) -> int:
-        _need_task(dataset, "regression", "squared_error")
-        return dataset.n_outputs
-
-
-LOSSES: dict[str, type[Criterion]] = {
-    "cross_entropy": CrossEntropy,
-    "logistic": LogisticLoss,
-    "squared_error": SquaredError,
-}
-
-
-def _need_task(dataset: Dataset, task: str, loss: str) -> None:
-    if dataset.task != task:
-        other = "squared_error" if dataset.task == "regression" else "cross_entropy"
-        raise InvalidSpec(
-            f"loss {loss!r} is for {task}, data {dataset.name!r} is {dataset.task}; use loss {other!r} or 'auto'"
-        )
-
-
 @final
 class NetworkLoss(Loss):
     """A network's mean loss on a data set; the parameters become views of one flat buffer.
@@ -384,6 +293,7 @@ class NetworkLoss(Loss):
         self.n_places = math.prod(dataset.output_shape[:-1])
         self.convex = _is_linear(module)
         self._seen: _Tally | None = None
+        self._way = differentiation(module, criterion, self._X.dim() == 2)
 
     @property
     def device(self) -> torch.device:
@@ -445,14 +355,15 @@ class NetworkLoss(Loss):
             value = self.criterion(functional_call(self.module, dict(network), (X,)), y) * (len(X) / self.n_samples)
             yield torch.autograd.grad(value, leaves, create_graph=True)
 
-    def value(self, theta: Tensor) -> Tensor:
+    def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
         self._put(theta)
         self.module.eval()
-        self.effort += FORWARD
+        n_samples = self.n_samples if batch is None else len(batch)
+        self.effort += FORWARD * n_samples / self.n_samples
         total = torch.zeros_like(self._theta[0])
         with torch.no_grad():
-            for X, y in self._chunks(self._X, self._y):
-                total += self.criterion(self.module(X), y) * (len(X) / self.n_samples)
+            for X, y in self.samples(batch):
+                total += self._way.value(X, y, len(X) / n_samples)[0]
         return total
 
     def samples(self, batch: Batch | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -516,22 +427,19 @@ class NetworkLoss(Loss):
             self.module.train(training)
 
     def _accumulate(self, batch: Batch) -> Tensor:
-        X, y = self._fetch(batch)
-        value: Tensor = self.criterion(self.module(X), y)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+        return self._way.add_(*self._fetch(batch))[0]
 
     def _accumulate_all(self) -> Tensor:
         self._seen = tally = _Tally(self.criterion, self.n_samples, self._theta)
         for X, y in self._chunks(self._X, self._y):
-            tally.add(self.module(X), y).backward()  # type: ignore[no-untyped-call]
+            tally.add(*self._way.add_(X, y, len(X) / self.n_samples), y)
         return tally.loss
 
     def _tally(self, X: Tensor, y: Tensor) -> "_Tally":
         tally = _Tally(self.criterion, len(X), self._theta)
         with torch.no_grad():
             for inputs, targets in self._chunks(X, y):
-                tally.add(self.module(inputs), targets)
+                tally.add(*self._way.value(inputs, targets, len(inputs) / len(X)), targets)
         return tally
 
     def _quality(self, tally: "_Tally") -> dict[str, float]:
@@ -577,13 +485,11 @@ class _Tally:
         self._criterion, self.n_samples = criterion, n_samples
         self.loss, self.right = like.new_zeros(()), like.new_zeros(())
 
-    def add(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Count a chunk; its share of the mean loss, to be differentiated."""
-        value: Tensor = self._criterion(outputs, targets) * (len(outputs) / self.n_samples)
-        count = self._criterion.correct(outputs.detach(), targets)
-        self.loss += value.detach()
+    def add(self, value: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Count a chunk, of which `value` is the share of the mean loss."""
+        count = self._criterion.correct(outputs, targets)
+        self.loss += value
         self.right += torch.nan if count is None else count
-        return value
 
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:

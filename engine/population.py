@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from engine.differentiation import dense_layers
 from engine.losses import FORWARD, Batch, Loss, NetworkLoss
-from engine.networks import ACTIVATIONS
 
 EVALUATIONS = 2**17
-ELEMENTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
 
 
 class PopulationLoss(ABC):
@@ -138,7 +137,7 @@ class StackedLayers(_Batched):
 
     def __init__(self, loss: NetworkLoss) -> None:
         super().__init__(loss)
-        self._layers = [module for module in loss.module.children() if not isinstance(module, nn.Flatten)]
+        self._layers = dense_layers(loss.module, _sample_dims(loss) == 1)
         self._sizes = [block.size for block in loss.layout]
         self._sample_dims = _sample_dims(loss)
 
@@ -176,19 +175,7 @@ class VectorizedNetwork(_Batched):
 
 def layered(loss: NetworkLoss) -> bool:
     """Whether the network is a sequence of dense layers and elementwise activations, none used twice."""
-    if not isinstance(loss.module, nn.Sequential):
-        return False
-    modules = list(loss.module.children())
-    flat = _flattens(modules[0]) or _sample_dims(loss) == 1
-    layers = modules[1:] if _flattens(modules[0]) else modules
-    dense = [layer for layer in layers if type(layer) is nn.Linear]
-    used = [parameter for layer in dense for parameter in layer.parameters()]
-    plain = all(type(layer) is nn.Linear or type(layer) in ELEMENTWISE for layer in layers)
-    return flat and plain and bool(dense) and len(used) == len(loss.layout)
-
-
-def _flattens(module: nn.Module) -> bool:
-    return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+    return bool(dense_layers(loss.module, _sample_dims(loss) == 1))
 
 
 def _affine(layer: nn.Linear, parts: Iterator[Tensor], hidden: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.cleanup import Cleanup
+from engine.criteria import LOSSES, Criterion
 from engine.data import DATASETS, Dataset, is_path, load, settings
 from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
 from engine.front import ParetoPoint, Trail, Waypoint
 from engine.goals import GOALS, Asked, Goal
-from engine.losses import LOSSES, Criterion, NetworkLoss, layout
+from engine.losses import NetworkLoss, layout
 from engine.multiply_adds import uses
 from engine.networks import NETWORKS, resolve
 from engine.penalties import PENALTIES

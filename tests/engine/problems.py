@@ -8,9 +8,10 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from torch import Tensor, nn
 
 from engine.cleanup import Cleanup
+from engine.criteria import CrossEntropy
 from engine.data import Dataset, load
 from engine.lassonet import lassonet
-from engine.losses import Block, CrossEntropy, LeastSquares, Logistic, NetworkLoss
+from engine.losses import Block, LeastSquares, Logistic, NetworkLoss
 from engine.networks import char_transformer
 from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, SparseGroup
 from engine.problem import Problem
@@ -74,6 +75,15 @@ def digits_network(hidden: int = 8, limit: int = 300) -> Problem:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
     return network_problem(module, load("digits", {"limit": limit}, {}))
+
+
+def many_samples() -> Problem:
+    """A small ReLU network on 4,096 digits, some of them more than once."""
+    digits = load("digits", {"limit": 1500}, {})
+    rows = np.arange(4096) % len(digits.X_train)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    return network_problem(module, replace(digits, X_train=digits.X_train[rows], y_train=digits.y_train[rows]))
 
 
 def lasso_network() -> Problem:

@@ -10,11 +10,12 @@ import torch
 from sklearn.linear_model import Lasso, LogisticRegression
 from torch import Tensor, nn
 
+from engine.criteria import LogisticLoss, SquaredError
 from engine.data import Dataset, load
 from engine.errors import InvalidSpec
 from engine.front import Front, Waypoint
 from engine.lassonet import lassonet as lasso_network
-from engine.losses import LogisticLoss, NetworkLoss, SquaredError
+from engine.losses import NetworkLoss
 from engine.penalties import L1
 from engine.problem import Problem
 from engine.spec import JobSpec, check, shorthand

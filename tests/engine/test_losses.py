@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from engine.criteria import CrossEntropy, LogisticLoss, SquaredError
 from engine.data import load
 from engine.errors import InvalidSpec
-from engine.losses import CrossEntropy, LogisticLoss, Loss, NetworkLoss, SquaredError, layout
+from engine.losses import Loss, NetworkLoss, layout
 from tests.engine import problems
 
 
@@ -56,6 +57,13 @@ class TestContract:
         before = loss.effort
         assert float(loss.value(theta)) == pytest.approx(float(with_gradient), rel=1e-12)
         assert loss.effort - before == pytest.approx(1 / 3)
+
+    def test_value_of_some_samples_is_their_share_of_that_of_all(self, loss: Loss) -> None:
+        theta = loss.initial() + 0.1
+        halves, before = list(loss.batches(3, loss.n_samples // 2)), loss.effort
+        value = sum(float(loss.value(theta, half)) * len(half) / loss.n_samples for half in halves)
+        assert loss.effort - before == pytest.approx(1 / 3)
+        assert value == pytest.approx(float(loss.value(theta)), rel=1e-5)
 
     def test_hessian_products_are_symmetric_and_linear(self, loss: Loss) -> None:
         theta = loss.initial() + 0.1

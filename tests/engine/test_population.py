@@ -11,9 +11,10 @@ from sklearn.linear_model import lars_path
 from torch import Tensor, nn
 
 from engine.correctors.population import Balls, PopulationDescent, PopulationHold, Strengths
+from engine.criteria import CrossEntropy, LogisticLoss, SquaredError
 from engine.data import Dataset, load
 from engine.errors import Diverged, InvalidSpec
-from engine.losses import CrossEntropy, LogisticLoss, Loss, NetworkLoss, SquaredError
+from engine.losses import Loss, NetworkLoss
 from engine.networks import ACTIVATIONS, mlp
 from engine.penalties import L1, Penalty
 from engine.penalties.rows import EachRow, L1Rows, rows

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.criteria import CrossEntropy, SquaredError
 from engine.errors import Diverged
 from engine.front import Waypoint
-from engine.losses import CrossEntropy, NetworkLoss, SquaredError
+from engine.losses import NetworkLoss
 from engine.networks import NETWORKS
 from engine.penalties import L1, GroupL2
 from engine.problem import Problem
