@@ -15,7 +15,8 @@ from torch import Tensor
 from engine.correctors import Corrector
 from engine.correctors.adaptive import TRIM
 from engine.errors import Diverged
-from engine.front import ParetoPoint, Waypoint
+from engine.front import Waypoint
+from engine.losses import Batch
 from engine.predictors import Predictor, state
 from engine.problem import Problem, State
 from engine.tracers import endings, stride
@@ -35,6 +36,7 @@ RELAXED, LEAST = 1e-2, 1e-6
 NARROWING = 1 - 1e-6
 HALVINGS = 40
 MOST_SAVED, WIDE = 0.1, 4.0
+JUDGING_SHARE, FEWEST_JUDGING = 1 / 8, 512
 FIRST_SHARE = 0.3
 
 
@@ -275,44 +277,51 @@ class Continuation(Tracer):
             yield slots.add(self._waypoint(problem, clock, found, _Place(stage, index, index, ends), index, 0))
 
     def _between(self, problem: Problem, sparser: Waypoint, denser: Waypoint, wide: bool, draw: int) -> _Found:
-        """The first network for the middle of a gap that will do; the best of them where none does."""
+        """The mean of two networks where it will do, else the first correction that does; the best where none does."""
+        mean = _calibrated(problem, self._mean(problem, sparser, denser))
+        if self._stays(problem, mean, sparser, denser, draw):
+            return _measured(problem, mean, denser.point.index)
         found: list[_Found] = []
-        slack = self._slack(problem)
-        for attempt in self._attempts(problem, sparser, denser, draw):
+        for attempt in self._attempts(problem, mean, sparser, denser, draw):
             found.append(attempt)
-            if self._settled(found, sparser.point, denser.point, wide, slack):
+            if attempt.loss < sparser.point.loss or not wide:
                 break
         return min(found, key=lambda f: f.loss)
 
-    def _slack(self, problem: Problem) -> float:
-        """Means never stay as they are where weights become zero in groups: they have the units of both networks."""
-        return 0.0 if problem.penalty.joint else self._rules.slack
+    def _stays(self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int) -> bool:
+        """Whether a front through the mean would bend as fronts do.
 
-    def _settled(
-        self, found: Sequence[_Found], sparser: ParetoPoint, denser: ParetoPoint, wide: bool, slack: float
-    ) -> bool:
-        """Whether no other network is to be looked for between two points.
-
-        A mean will do as it is if a front through it would bend as fronts do. What was corrected will do unless it is
-        stuck, which is a network no better than the sparser one: the two belong to different parts of the front. Only
-        in a wide gap are others then looked for.
+        Means never stay as they are where weights become zero in groups: they have the units of both networks.
         """
-        last = found[-1]
-        if slack and len(found) == 1:
-            excess = _on_chord(last.penalty, sparser, denser) - denser.loss
-            return last.loss - denser.loss <= slack * excess
-        return last.loss < sparser.loss or not wide
+        if not self._rules.slack or problem.penalty.joint:
+            return False
+        high, low, middle = self._judged(problem, mean, sparser, denser, draw)
+        span = denser.point.penalty - sparser.point.penalty
+        share = (denser.point.penalty - float(problem.penalty.value(mean.theta))) / span
+        return middle - low <= self._rules.slack * share * (high - low)
 
-    def _attempts(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> Iterator[_Found]:
-        """The mean of the two where it may stay as it is, then corrected; corrections from either, the last gentle."""
-        level, lam = _middle(sparser, denser)
-        mean = self._mean(problem, sparser, denser)
-        if self._slack(problem):
-            yield _valued(problem, _calibrated(problem, mean), denser.point.index)
+    def _judged(
+        self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int
+    ) -> tuple[float, float, float]:
+        """Losses of the two networks and of their mean: of a share of the samples where there are many, else of all."""
+        size = round(JUDGING_SHARE * problem.loss.n_samples)
+        if size < FEWEST_JUDGING:
+            return sparser.point.loss, denser.point.loss, _value(problem, mean)
+        batch = next(problem.loss.batches(draw, size))
+        high, low = (_value(problem, state(problem, waypoint), batch) for waypoint in (sparser, denser))
+        return high, low, _value(problem, mean, batch)
+
+    def _attempts(
+        self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int
+    ) -> Iterator[_Found]:
+        """The mean corrected; then, where that is stuck, corrections from either end, the last gentle.
+
+        Stuck is a network no better than the sparser one: the two belong to different parts of the front.
+        """
         yield self._correct(problem, mean, denser.point.index, draw, _By(self._parts.refiner, self._held))
         different = dict.fromkeys((self._parts.corrector, self._parts.refiner))
         for waypoint, corrector in [(denser, self._parts.corrector), *((sparser, by) for by in different)]:
-            start = replace(state(problem, waypoint), level=_aimed(level, waypoint), lam=lam)
+            start = replace(state(problem, waypoint), level=_aimed(mean.level, waypoint), lam=mean.lam)
             yield self._correct(problem, start, waypoint.point.index, draw, _By(corrector, self._held))
 
     def _mean(self, problem: Problem, sparser: Waypoint, denser: Waypoint) -> State:
@@ -463,15 +472,13 @@ def _calibrated(problem: Problem, at: State) -> State:
     return replace(at, buffers=problem.loss.buffers)
 
 
+def _value(problem: Problem, at: State, batch: Batch | None = None) -> float:
+    problem.loss.load_buffers(at.buffers)
+    return float(problem.loss.value(at.theta, batch))
+
+
 def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:
-    problem.loss.load_buffers(at.buffers)
-    return _Found(at, float(problem.loss.value(at.theta)), float(problem.penalty.value(at.theta)), parent)
-
-
-def _valued(problem: Problem, at: State, parent: int | None) -> _Found:
-    """Clean, with the loss alone, which costs a third of the gradient."""
-    problem.loss.load_buffers(at.buffers)
-    return _guessed(problem, problem.cleaned(at), parent)
+    return _Found(at, _value(problem, at), float(problem.penalty.value(at.theta)), parent)
 
 
 def _measured(problem: Problem, at: State, parent: int | None) -> _Found:
@@ -500,12 +507,6 @@ def _aimed(level: float, start: Waypoint) -> float:
 
 def _log_ratio(sparser: Waypoint, denser: Waypoint) -> float:
     return math.log(denser.point.penalty / max(sparser.point.penalty, 1e-300))
-
-
-def _on_chord(penalty: float, sparser: ParetoPoint, denser: ParetoPoint) -> float:
-    """Loss at a penalty on the straight line between two points."""
-    share = (penalty - sparser.penalty) / (denser.penalty - sparser.penalty)
-    return sparser.loss + share * (denser.loss - sparser.loss)
 
 
 def _middle(sparser: Waypoint, denser: Waypoint) -> tuple[float, float]:

@@ -31,7 +31,6 @@ Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
 LARGE_BATCH_STEPS, TRAINING_STEPS = 54, 240
-REFINING_TRUST = 0.05
 TRAINING, ANCHORING = Pace(trust=0.1), Pace(trust=0.3, window=100, pressure=10)
 REFIT_STEPS, REFIT_RATE, REWIND_STEPS = 120, 1e-2, 960
 POPULATION_STEPS = 400
@@ -54,6 +53,8 @@ class Effort:
         For each network that is explored.
     refining : int
         For guesses that are good already, where they are corrected at all.
+    trust : float
+        Highest learning rate of a layer as a share of the mean size of its weights, in those.
     slack : float
         How far above the straight line between its neighbours a mean stays as it is; see `Rules`.
     trim : float
@@ -64,14 +65,15 @@ class Effort:
     anchor: int
     steps: int
     refining: int
+    trust: float
     slack: float
     trim: float
 
 
 QUALITIES = {
-    "draft": Effort(480, 120, 40, 2.0, 0.05),
-    "balanced": Effort(720, 160, 40, 1.3, 0.05),
-    "thorough": Effort(3600, 480, 96, 0.0, 0.02),
+    "draft": Effort(480, 120, 40, 0.12, 2.0, 0.05),
+    "balanced": Effort(720, 150, 60, 0.12, 1.15, 0.05),
+    "thorough": Effort(3600, 480, 96, 0.05, 0.0, 0.02),
 }
 
 
@@ -111,7 +113,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     quality : str
         How long networks are trained (adaptive): the first for 480, 720 or 3,600 mini-batch steps, a tenth of the
-        others (at least six) for 120, 160 or 480, those between them, where their mean will not do, for 40, 40 or 96;
+        others (at least six) for 120, 150 or 480, those between them, where their mean will not do, for 40, 60 or 96;
         more where there are fewer than 1,000 samples. `draft` takes most means as they are, `thorough` none. A
         certificate says how far that went.
     epochs : int
@@ -179,7 +181,7 @@ def _parts(kind: Kind, held: Choice, epochs: tuple[int | None, int | None], effo
         return Parts(Shrinkage(), corrector, corrector, trainer, anchor)
     pace = replace(USUAL, rate=how.rate or USUAL.rate)
     corrector = AdaptiveProximal(held, epochs[0], how.batch, pace, trim, effort.steps)
-    refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=REFINING_TRUST), trim, effort.refining)
+    refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=effort.trust), trim, effort.refining)
     return Parts(WarmStart(), corrector, refiner, trainer, anchor)
 
 

@@ -185,6 +185,16 @@ def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None
         assert here.loss - denser.loss <= QUALITIES["balanced"].slack * (line - denser.loss) + 1e-6
 
 
+def test_of_many_samples_an_eighth_judges_means() -> None:
+    problem = problems.many_samples()
+    found = list(continuation(20, 0, Budget(), quality="draft").trace(problem))
+    cost = np.diff([w.point.effort for w in found], prepend=0.0)
+    between = [cost[w.point.index] for w in found if w.memory["gap"][0] >= 0]
+    means = [each for each in between if each < 1.5]
+    assert means
+    assert means == pytest.approx([1 + 3 / 8 / 3] * len(means))
+
+
 def test_no_mean_stays_as_it_is_under_a_group_penalty() -> None:
     network = problems.digits_network(16)
     grouped = Problem(network.loss, GroupL2(network.loss.layout))
