@@ -172,9 +172,9 @@ class AdaptiveProximal(Corrector):
         held, theta = self._eased(problem, guess), problem.loss.lend(guess.theta)
         share = min(1.0, RECOVERY * (guess.step or 1.0))
         losses = self._descend_(problem, held, theta, share, seed)
-        found = problem.penalty.trim(theta.clone(), self._trim)
+        found = problem.penalty.trim(theta, self._trim)
         if self._held == "penalty":
-            found, _ = problem.penalty.project(found, guess.level)
+            problem.penalty.project_(found, guess.level, torch.ones_like(found))
         problem.loss.calibrate(found)
         state = replace(guess, theta=found, buffers=problem.loss.buffers, step=share)
         return Correction(state, fell=fell(held.after(losses)))
@@ -246,4 +246,4 @@ def _spans(layout: Sequence[Block]) -> Iterator[slice]:
 
 def mean_size(theta: Tensor) -> float:
     """Mean magnitude of the weights that are not zero; 0 where all are."""
-    return float(theta.abs().sum()) / max(int(theta.count_nonzero()), 1)
+    return float(torch.linalg.vector_norm(theta, 1)) / max(int(theta.count_nonzero()), 1)

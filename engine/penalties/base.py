@@ -9,8 +9,11 @@ from torch import Tensor
 
 from engine.errors import InvalidSpec
 from engine.losses import Block
+from engine.stretches import stretches
 
 Step = float | Tensor
+
+HALVINGS = 32
 
 
 class Penalty(ABC):
@@ -70,8 +73,13 @@ class Penalty(ABC):
         theta : Tensor, shape (n_params,)
         share : float
             Of the penalty, in [0, 1].
+
+        Returns
+        -------
+        Tensor, shape (n_params,)
+            Of its own.
         """
-        return theta
+        return theta.clone()
 
     def prox_(self, theta: Tensor, step: Tensor) -> None:
         """`prox` in place; `step`, shape (n_params,), is used up."""
@@ -92,11 +100,23 @@ class Penalty(ABC):
 
 
 def smallest(sizes: Tensor, share: float) -> Tensor:
-    """Mask of the smallest entries that add up to at most `share` of the sum; `sizes` are not negative."""
-    ordered, order = sizes.sort()
-    dropped = torch.zeros_like(sizes, dtype=torch.bool)
-    dropped[order] = ordered.cumsum(0) <= share * ordered.sum()
-    return dropped
+    """Mask of the smallest entries that add up to at most `share` of the sum; `sizes` are not negative.
+
+    A bound is halved into place, since sorting takes five copies of the weights and the time of many passes over them.
+    Entries that differ by less than a billionth of the largest stand or fall together.
+    """
+    most, low, high = share * float(sizes.sum()), 0.0, float(sizes.max()) if len(sizes) else 0.0
+    if share >= 1:
+        return torch.ones_like(sizes, dtype=torch.bool)
+    for _ in range(HALVINGS if share else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _below(sizes, middle) <= most else (low, middle)
+    return sizes <= low
+
+
+def _below(sizes: Tensor, bound: float) -> float:
+    """Sum of the entries up to a bound."""
+    return float(sum(part.where(part <= bound, 0.0).sum() for (part,) in stretches(sizes)))
 
 
 def selection(blocks: Sequence[Block], parameters: str | Sequence[str]) -> Tensor:
