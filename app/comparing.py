@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any, final
 
-from app.documents import Document, check_objectives, job_document, plain, point_document
+from app.documents import Document, check_objectives, job_document, plain, point_documents
 from app.lineages import NO_PART, Lineage, labels
 from app.wording import label, part
 from engine.comparison import Attainment, Comparison, Merit, attainment, attainment_difference, compare, sparse_bytes
@@ -129,7 +129,7 @@ def _front(found: Compared, position: int) -> Document:
     return {
         "job": job_document(lineage.job),
         "group": next(i for i, group in enumerate(found.groups) if lineage.job in group.jobs),
-        "points": [point_document(point) for point in found.fronts[position]],
+        "points": point_documents(found.fronts[position].points),
         **_merit(merit),
         "cost": {
             "effort": lineage.effort,

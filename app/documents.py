@@ -4,14 +4,15 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from app.errors import Lacking
 from engine.errors import InvalidSpec
-from engine.front import OBJECTIVES, Front, ParetoPoint, minimised
+from engine.front import OBJECTIVES, Front, ParetoPoint
 from storage.records import ENDED, Event, Job, JobState, Study, Thinned, Upload
 
 Document = dict[str, Any]
@@ -100,11 +101,11 @@ def front_document(
     nondominated: bool = False,
     orient: Orient = "rows",
 ) -> Document:
-    """The front document ``{"job", "points", "hypervolume"}``."""
+    """The front document ``{"job", "points", "hypervolume"}``; rows have layers where the front was read with them."""
     points = chosen_points(front, objectives, nondominated)
     return {
         "job": job_document(job),
-        "points": plain(columns(points)) if orient == "columns" else [point_document(p) for p in points],
+        "points": plain(columns(points)) if orient == "columns" else point_documents(points),
         "hypervolume": hypervolume_document(front, objectives),
     }
 
@@ -134,10 +135,28 @@ def point_document(point: ParetoPoint) -> Document:
     return dict(plain(point.to_dict()))
 
 
+def point_documents(points: Sequence[ParetoPoint]) -> list[Document]:
+    """Many points as documents, without layers where none of them has any."""
+    numbers = zip(*(_finite(map(attrgetter(name), points)) for name in COLUMNS), strict=True)
+    metrics = [dict(zip(p.metrics, _finite(p.metrics.values()), strict=True)) for p in points]
+    documents = [
+        {**dict(zip(COLUMNS, values, strict=True)), "metrics": measured}
+        for values, measured in zip(numbers, metrics, strict=True)
+    ]
+    if not any(point.layers for point in points):
+        return documents
+    layers = ([asdict(layer) for layer in point.layers] for point in points)
+    return [{**document, "layers": plain(each)} for document, each in zip(documents, layers, strict=True)]
+
+
+def _finite(values: Iterable[float | None]) -> list[float | None]:
+    return [value if value is not None and math.isfinite(value) else None for value in values]
+
+
 def hypervolume_document(front: Front, objectives: Sequence[str] = OBJECTIVES) -> Document:
     """The area a front dominates, with the reference it is measured from: the front's own worst values."""
-    worst = worst_values(front.non_dominated(objectives), objectives)
-    value = front.hypervolume(objectives=objectives)
+    best = front.non_dominated(objectives)
+    worst, value = worst_values(best, objectives), best.hypervolume(objectives=objectives)
     return dict(plain({"objectives": objectives, "reference": worst, "value": value}))
 
 
@@ -145,7 +164,8 @@ def worst_values(front: Front, objectives: Sequence[str]) -> list[float] | None:
     """The worst value of every objective, in its own unit; None for an empty front."""
     if not len(front):
         return None
-    return [max(front, key=partial(minimised, name=name)).value(name) for name in objectives]
+    worst = front.values(objectives).argmax(axis=0)
+    return [front.points[place].value(name) for place, name in zip(worst, objectives, strict=True)]
 
 
 def event_document(event: Event) -> Document:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.backend import Download
 from app.choosing import Choice, choose
-from app.comparing import COMPARED, Compared, compare_document, compared
+from app.comparing import COMPARED, COUNTERS, Compared, compare_document, compared
 from app.documents import (
     Document,
     check_objectives,
@@ -141,11 +141,12 @@ class Service:
 
     def front(self, job_id: int, objectives: Sequence[str] = OBJECTIVES, nondominated: bool = False) -> Document:
         """The front document."""
-        return front_document(self.store.job(job_id), self.store.front(job_id), objectives, nondominated)
+        return front_document(self.store.job(job_id), self.store.front(job_id, layers=False), objectives, nondominated)
 
     def select(self, job_id: int, choice: Choice, objectives: Sequence[str] = OBJECTIVES) -> Document:
         """The point that `choice` picks."""
-        return point_document(choose(self.store.front(job_id), choice, objectives))
+        chosen = choose(self.store.front(job_id, layers=False), choice, objectives)
+        return point_document(self.store.point(job_id, chosen.index))
 
     def compare(self, job_ids: Sequence[int], objectives: Sequence[str] = COMPARED) -> Document:
         """Several fronts on one scale."""
@@ -159,7 +160,8 @@ class Service:
         NotFound, InvalidSpec
         """
         found = [lineage(self.store, self.store.job(job_id)) for job_id in dict.fromkeys(job_ids)]
-        return compared(found, self.store.fronts(dict.fromkeys(job_ids)), objectives)
+        fronts = self.store.fronts(dict.fromkeys(job_ids), layers=not COUNTERS.keys().isdisjoint(objectives))
+        return compared(found, fronts, objectives)
 
     def submit_study(self, body: "Mapping[str, Any] | StudyIn", key: str | None = None) -> Document:
         """Check all jobs of a study and store them; twice the same `key` gives the same study.

@@ -1,5 +1,6 @@
 """Running the service in the foreground."""
 
+import gc
 import socket
 
 import uvicorn
@@ -31,6 +32,7 @@ def serve(settings: Settings, demo: bool = False) -> None:
         if demo:
             demonstrate(settings)
         terminal.say(f"paretopath is at {_address(listener)} (stop it with Ctrl-C)")
+        _leave_alone_what_is_loaded()
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -40,6 +42,12 @@ def demonstrate(settings: Settings) -> None:
     with open_store(settings) as store:
         if not store.jobs(limit=1):
             Service(store).submit(DEMONSTRATION)
+
+
+def _leave_alone_what_is_loaded() -> None:
+    """Spare modules the garbage collector: a long front sets it off, and what is loaded outweighs the front."""
+    gc.collect()
+    gc.freeze()
 
 
 def _listener(settings: Settings) -> socket.socket:

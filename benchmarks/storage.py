@@ -6,26 +6,27 @@ is a whole `Store.append`; a listing is a whole front read back, by the store an
 
 import argparse
 import math
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar, final
 
+import httpx2
 import numpy as np
 import torch
-from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from app.api import create_app
-from app.settings import Settings
 from benchmarks import record
-from benchmarks.installation import Database, PostgreSQL, SQLite
+from benchmarks.installation import Database, Installation, PostgreSQL, SQLite
 from benchmarks.measuring import Cost, measured
 from benchmarks.rivals import Network
-from benchmarks.timing import timed
+from benchmarks.timing import cpu_seconds, timed
 from engine.correctors import AdaptiveProximal
 from engine.data.download import data_folder
 from engine.front import Layer, ParetoPoint, Waypoint
@@ -44,6 +45,7 @@ SPARSITIES = (0.5, 0.9, 0.99)
 STRENGTH, STEPS = 1e-4, 160
 ROUNDS, COMMITS, LISTINGS, POINTS = 15, 10, 15, 10_000
 DATABASES: Mapping[str, type[Database]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
+WAYS = {"REST": "", "REST, with layers": "layers=true", "REST, as columns": "orient=columns"}
 METRICS = ("l1", "train_accuracy", "validation_accuracy", "test_accuracy")
 
 
@@ -80,7 +82,7 @@ class Commit:
 @final
 @dataclass(frozen=True)
 class Listing:
-    """One way to read a front of many points, seconds on the clock and CPU seconds of this process, medians."""
+    """One way to read a front of many points, seconds on the clock and CPU seconds of who answers, medians."""
 
     database: str
     way: str
@@ -196,10 +198,31 @@ def listings(n_points: int) -> Iterator[Listing]:
             store.migrate()
             job_id = claimed(store).job_id
             _fill(database.url, job_id, n_points)
-            with TestClient(create_app(_settings(database.url)), base_url="http://localhost") as client:
-                for way, read in ways(store, client, job_id).items():
-                    taken = [_taken(read) for _ in range(1 + LISTINGS)][1:]
-                    yield Listing(name, way, *(median(values) for values in zip(*taken, strict=True)))
+            for way, layers in (("the store, without layers", False), ("the store", True)):
+                yield _listing(name, way, os.getpid(), partial(store.front, job_id, layers))
+            yield from _served(database, name, job_id)
+
+
+def _served(database: Database, name: str, job_id: int) -> Iterator[Listing]:
+    """Read the front over HTTP from a service of its own."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Installation(database, Path(folder), PARETOPATH_EXECUTOR="none") as service,
+        httpx2.Client(base_url=service.url, timeout=60.0) as client,
+    ):
+        for way, query in WAYS.items():
+            read = partial(client.get, f"/api/v1/jobs/{job_id}/front?{query}")
+            yield _listing(name, way, service.server.pid, read)
+
+
+def _listing(database: str, way: str, pid: int, read: Callable[[], Any]) -> Listing:
+    """Read again and again; the CPU time is that of a process."""
+    taken = []
+    for _ in range(1 + LISTINGS):
+        begun, cpu = time.perf_counter(), cpu_seconds(pid)
+        read()
+        taken.append((time.perf_counter() - begun, cpu_seconds(pid) - cpu))
+    return Listing(database, way, *(median(values) for values in zip(*taken[1:], strict=True)))
 
 
 def _fill(url: str, job_id: int, n_points: int) -> None:
@@ -208,21 +231,6 @@ def _fill(url: str, job_id: int, n_points: int) -> None:
     rows = [{"job_id": job_id, **numbers} for numbers, _ in packed]
     with Door(url).write() as connection:
         connection.execute(tables.points.insert(), rows)
-
-
-def ways(store: Store, client: TestClient, job_id: int) -> dict[str, Callable[[], Any]]:
-    """How a front is read."""
-    url = f"/api/v1/jobs/{job_id}/front"
-    return {
-        "the store, without layers": lambda: store.front(job_id, layers=False),
-        "the store": lambda: store.front(job_id),
-        "REST": lambda: client.get(url),
-        "REST, as columns": lambda: client.get(url, params={"orient": "columns"}),
-    }
-
-
-def _settings(url: str) -> Settings:
-    return Settings(database_url=url, executor="none")
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ shown all events of its job, once and in order.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from benchmarks import record
 from benchmarks.installation import PATIENCE_SECONDS, Installation
 from benchmarks.soak import doubled
 from benchmarks.storage import DATABASES, claimed, points
+from benchmarks.timing import cpu_seconds
 from benchmarks.watching import Watcher
 from engine.front import Waypoint
 from storage.records import Lease
@@ -113,12 +113,6 @@ def resident(pid: int, which: str) -> int:
     """Bytes of memory of a process: ``VmRSS`` now, ``VmHWM`` at most; Linux only."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(lines[which].split()[0]) * 1024
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process; Linux only."""
-    facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

@@ -17,6 +17,10 @@ from engine.errors import InvalidSpec, UnknownName
 Array = NDArray[Any]
 
 OBJECTIVES = ("penalty", "loss")
+NUMBERS = (
+    *("index", "sweep", "loss", "penalty", "lam", "residual"),
+    *("n_nonzero", "n_params", "effort", "seconds", "sparsity"),
+)
 MAXIMISED = frozenset({"sparsity"})
 
 
@@ -94,15 +98,14 @@ class ParetoPoint:
         UnknownName
             If the point has no such number.
         """
-        found = self.metrics[name] if name in self.metrics else getattr(self, name, None)
-        if name not in self.names():
+        if name not in self.metrics and name not in NUMBERS:
             raise UnknownName("quantity", name, self.names())
+        found = self.metrics[name] if name in self.metrics else getattr(self, name)
         return math.nan if found is None else float(found)
 
     def names(self) -> list[str]:
         """Names of all numbers of this point."""
-        fields = "index sweep loss penalty lam residual n_nonzero n_params effort seconds sparsity"
-        return [*fields.split(), *self.metrics]
+        return [*NUMBERS, *self.metrics]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ``sparsity`` included, ready for JSON."""

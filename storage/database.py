@@ -168,7 +168,9 @@ def _engine(url: str, busy_seconds: float, *, foreign_keys: bool = True, **optio
     if not is_sqlite(url):
         given = make_url(url).query
         patience = {name: value for name, value in IMPATIENT.items() if name not in given}
-        return create_engine(url, pool_pre_ping="poolclass" not in options, connect_args=patience, **options)
+        engine = create_engine(url, pool_pre_ping="poolclass" not in options, connect_args=patience, **options)
+        event.listen(engine, "before_cursor_execute", _prefer_binary)
+        return engine
     engine = create_engine(url, connect_args={"timeout": busy_seconds}, **options)
 
     @event.listens_for(engine, "connect")
@@ -188,6 +190,15 @@ def _engine(url: str, busy_seconds: float, *, foreign_keys: bool = True, **optio
             connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _prefer_binary(_: Connection, cursor: Any, *said: Any) -> None:
+    """Have PostgreSQL answer in its own format where a statement's options say so: many numbers come thrice as fast."""
+    from psycopg.pq import Format
+
+    context = said[2]
+    if context.execution_options.get("binary"):
+        cursor.format = Format.BINARY
 
 
 def _translation(error: BaseException | None, invalidated: bool = False) -> StorageError | None:

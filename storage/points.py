@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Column, Connection, FromClause, Select, and_, delete, exists, literal, or_, select
+from pydantic_core import from_json
+from sqlalchemy import Column, Connection, FromClause, Select, and_, delete, exists, or_, select
 
 from engine.front import Front, Layer, ParetoPoint, Waypoint
 from storage import tables, weights
@@ -31,9 +32,8 @@ FIELDS = (
     "effort",
     "seconds",
 )
-COLUMNS = [tables.points.c[name] for name in (*FIELDS, "metrics", "layers", "odd")]
-METRICS, LAYERS, ODD = len(FIELDS), len(FIELDS) + 1, len(FIELDS) + 2
-NO_LAYERS = literal("[]").label("layers")
+STORED = (*FIELDS, "metrics", "layers", "odd")
+COLUMNS = [tables.points.c[name] for name in STORED]
 PARTS = ("theta", "buffers", "memory")
 UNREFERENCED = ~exists().where(or_(*(tables.weights.c[part] == tables.blobs.c.digest for part in PARTS)))
 
@@ -76,12 +76,19 @@ def add(connection: Connection, job_id: int, packed: Packed) -> None:
 
 def fronts(connection: Connection, ids: Iterable[int], layers: bool) -> dict[int, Front]:
     """The fronts of several jobs in one query; jobs that are not there are left out."""
-    p, job_id = tables.points.c, tables.jobs.c.id
-    columns = COLUMNS if layers else [NO_LAYERS if column is p.layers else column for column in COLUMNS]
-    query = select(*columns, job_id).select_from(tables.jobs.outerjoin(tables.points))
-    query = query.where(job_id.in_([tables.key(i) for i in ids])).order_by(job_id, p.index)
-    rows = connection.execute(query).all()
-    return {found: Front(decoded(r for r in some if r[0] is not None)) for found, some in groupby(rows, itemgetter(-1))}
+    p, wanted = tables.points.c, [tables.key(i) for i in ids]
+    read = [p.job_id, *(column for column in COLUMNS if layers or column is not p.layers)]
+    query = select(*read).where(p.job_id.in_(wanted)).order_by(p.job_id, p.index).execution_options(binary=True)
+    columns = _columns([column.name for column in read], connection.execute(query).all())
+    points = iter(_points(columns))
+    found = {job_id: Front(tuple(islice(points, n))) for job_id, n in Counter(columns["job_id"]).items()}
+    empty = set(wanted) - set(found)
+    return found | {job_id: Front(()) for job_id in (_there(connection, empty) if empty else ())}
+
+
+def _there(connection: Connection, ids: Iterable[int]) -> Sequence[int]:
+    """Those of the jobs that exist."""
+    return connection.execute(select(tables.jobs.c.id).where(tables.jobs.c.id.in_(sorted(ids)))).scalars().all()
 
 
 def waypoint(connection: Connection, job_id: int, index: int) -> Waypoint:
@@ -172,30 +179,39 @@ def unreferenced(connection: Connection) -> dict[str, int]:
     return {row.digest: row.size for row in connection.execute(select(b.digest, b.size).where(UNREFERENCED))}
 
 
-def decoded(rows: Iterable[Sequence[Any]]) -> tuple[ParetoPoint, ...]:
-    """Rows that begin with `COLUMNS` as points; their JSON is parsed in one go."""
-    rows = list(rows)
-    metrics = _parsed(row[METRICS] for row in rows)
-    layers = _parsed(row[LAYERS] for row in rows)
-    values = zip(rows, metrics, layers, strict=True)
-    return tuple([ParetoPoint(*[*_exact(row), m, tuple([_layer(x) for x in ls])]) for row, m, ls in values])
+def decoded(rows: Sequence[Sequence[Any]]) -> tuple[ParetoPoint, ...]:
+    """Rows that begin with `COLUMNS` as points."""
+    return _points(_columns(STORED, rows))
 
 
-def _parsed(texts: Iterator[str]) -> list[Any]:
-    values: list[Any] = json.loads(f"[{','.join(texts)}]")
+def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """What the rows hold under these names, their first, with the numbers that the database could not hold."""
+    values = zip(*rows, strict=True) if rows else repeat(())
+    columns = dict(zip(names, map(list, values), strict=False))
+    for place, odd in enumerate(columns["odd"]):
+        for name, value in from_json(odd).items() if odd else ():
+            columns[name][place] = value
+    return columns
+
+
+def _points(columns: Mapping[str, list[Any]]) -> tuple[ParetoPoint, ...]:
+    """Points, filled column by column past the ``__init__`` of the frozen class, which takes twice as long."""
+    points = tuple([ParetoPoint.__new__(ParetoPoint) for _ in columns["index"]])
+    layers = map(_layers, _parsed(columns["layers"])) if "layers" in columns else repeat(())
+    fields = {name: columns[name] for name in FIELDS} | {"metrics": _parsed(columns["metrics"]), "layers": layers}
+    for name, values in fields.items():
+        deque(map(getattr(ParetoPoint, name).__set__, points, values), maxlen=0)
+    return points
+
+
+def _parsed(texts: Iterable[str]) -> list[Any]:
+    """JSON texts, parsed in one go."""
+    values: list[Any] = from_json(f"[{','.join(texts)}]")
     return values
 
 
-def _exact(row: Sequence[Any]) -> Any:
-    if row[ODD] is None:
-        return row[:METRICS]
-    odd = json.loads(row[ODD])
-    return [odd.get(name, value) for name, value in zip(FIELDS, row[:METRICS], strict=True)]
-
-
-def _layer(values: list[Any]) -> Layer:
-    name, shape, n_nonzero, units_alive, units = values
-    return Layer(name, tuple(shape), n_nonzero, units_alive, units)
+def _layers(values: list[Any]) -> tuple[Layer, ...]:
+    return tuple([Layer(name, tuple(shape), *counts) for name, shape, *counts in values])
 
 
 def _numbers(point: ParetoPoint) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic_core import to_json
 
 from app.choosing import Choice
 from app.documents import Document, Orient, as_csv, as_parquet, chosen_points, front_document, point_document
@@ -24,11 +25,13 @@ def front(
     nondominated: bool = False,
     orient: Orient = "rows",
     format: Literal["json", "csv", "parquet"] = "json",
-) -> Any:
+    layers: Annotated[bool, Query(description="With the sparsity of every layer; rows of JSON only.")] = False,
+) -> Response:
     """The front document, or its points as a table."""
-    job, found = store.job(job_id), store.front(job_id)
+    job, found = store.job(job_id), store.front(job_id, layers)
     if format == "json":
-        return front_document(job, found, objectives, nondominated, orient)
+        document = front_document(job, found, objectives, nondominated, orient)
+        return Response(to_json(document), media_type="application/json")
     points = chosen_points(found, objectives, nondominated)
     if format == "csv":
         return _file(as_csv(points), "text/csv; charset=utf-8", f"front-{job_id}.csv")

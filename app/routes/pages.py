@@ -164,7 +164,7 @@ def job(request: Request, job_id: int, view: Annotated[View, Depends()]) -> Resp
     store = _store(request)
     seen = store.last_seq()
     try:
-        found, front, log = store.job(job_id), store.front(job_id), store.logs(job_id, limit=LOG_LINES)
+        found, front, log = store.job(job_id), store.front(job_id, layers=False), store.logs(job_id, limit=LOG_LINES)
     except NotFound as error:
         return _missing(request, error)
     seen = seen if len(front) else 0
@@ -174,7 +174,7 @@ def job(request: Request, job_id: int, view: Annotated[View, Depends()]) -> Resp
 @router.get("/jobs/{job_id:int}/figure.json")
 def figure(request: Request, job_id: int, view: Annotated[View, Depends()]) -> Response:
     """The front's figure, ready for ``Plotly.react``."""
-    return _figure_response(front_figure(_store(request).front(job_id), view))
+    return _figure_response(front_figure(_store(request).front(job_id, layers=False), view))
 
 
 @router.get("/jobs/{job_id:int}/points/{index:int}")

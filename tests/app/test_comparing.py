@@ -138,7 +138,7 @@ def test_accuracy_over_size_is_compared_whatever_the_loss_and_the_penalty(client
 
 
 def test_bytes_and_multiply_adds_are_measured_when_asked_for(reader: TestClient) -> None:
-    points = reader.get("/api/v1/jobs/1/front").json()["points"]
+    points = reader.get("/api/v1/jobs/1/front?layers=true").json()["points"]
     for name, count in (("multiply_adds", weights), ("bytes", bytes_at_least)):
         document = asked(reader, [1], f"{name},test_accuracy")
         compared_points = document["fronts"][0]["points"]

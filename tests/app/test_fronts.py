@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import safetensors.torch
 import torch
 from fastapi.testclient import TestClient
 
-from app.documents import front_document, plain
+from app.documents import front_document, plain, point_documents
 from app.service import Service, open_store
 from app.settings import Settings
 from engine.export import load
 from engine.spec import JobSpec, rebuild
 from storage.store import Store
 from tests.app.conftest import TINY, work_off
+from tests.storage.examples import a_point
 
 JOB = "/api/v1/jobs/1"
 
@@ -33,7 +35,8 @@ def front(reader: TestClient, **params: Any) -> Any:
 
 def test_the_document_is_the_one_function_s(reader: TestClient, traced: Settings) -> None:
     with open_store(traced) as store:
-        assert front(reader) == front_document(store.job(1), store.front(1))
+        assert front(reader) == front_document(store.job(1), store.front(1, layers=False))
+        assert front(reader, layers=True) == front_document(store.job(1), store.front(1))
 
 
 def test_columns_csv_and_parquet_hold_the_same_numbers(reader: TestClient) -> None:
@@ -63,7 +66,8 @@ def test_the_hypervolume_has_its_reference(reader: TestClient) -> None:
 
 def test_a_point_is_told_with_its_layers(reader: TestClient) -> None:
     point = reader.get(f"{JOB}/points/0").json()
-    assert point == front(reader)["points"][0]
+    assert point == front(reader, layers=True)["points"][0]
+    assert front(reader)["points"][0] == {name: value for name, value in point.items() if name != "layers"}
     assert sum(layer["n_nonzero"] for layer in point["layers"]) == point["n_nonzero"]
 
 
@@ -82,7 +86,7 @@ def choices(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_every_criterion_picks_a_point_that_fulfils_it(reader: TestClient) -> None:
-    points = front(reader)["points"]
+    points = front(reader, layers=True)["points"]
     for query, fulfils in choices(points).items():
         response = reader.get(f"{JOB}/select?{query}")
         assert response.status_code == 200, response.text
@@ -173,6 +177,14 @@ def test_fronts_are_compared_below_one_reference(reader: TestClient) -> None:
     assert [entry["job"]["id"] for entry in document["fronts"]] == [1]
     assert document["reference"] == front(reader)["hypervolume"]["reference"]
     assert document["fronts"][0]["hypervolume"] == pytest.approx(front(reader)["hypervolume"]["value"])
+
+
+def test_points_without_some_numbers_have_nulls() -> None:
+    odd = a_point(0, loss=math.nan, lam=None, penalty=-0.0, metrics={"l1": math.inf, "test_accuracy": 0.5}, layers=())
+    plain_ones = [plain(point.to_dict()) for point in (odd, a_point(1))]
+    assert point_documents([odd, a_point(1)]) == plain_ones
+    assert point_documents([odd]) == [{name: value for name, value in plain_ones[0].items() if name != "layers"}]
+    assert point_documents([]) == []
 
 
 def test_numbers_json_cannot_hold_become_null() -> None:
