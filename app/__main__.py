@@ -230,6 +230,21 @@ def jobs(
 
 
 @app.command()
+def studies(
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    as_json: AsJson = False,
+    server: Server = None,
+    database_url: Database = None,
+) -> None:
+    """List studies, newest first."""
+    from app import terminal
+
+    with _backend(server, database_url) as backend:
+        found = backend.studies(limit)
+    terminal.print_json(found) if as_json else terminal.out().print(terminal.studies_table(found))
+
+
+@app.command()
 def front(
     job: JobArgument,
     objectives: Objectives = "penalty,loss",

@@ -65,6 +65,9 @@ class Backend(Protocol):
     def study(self, study_id: int) -> Document:
         """One study with its jobs."""
 
+    def studies(self, limit: int = 50) -> list[Document]:
+        """The newest studies, without their jobs."""
+
     def request_study(self, study_id: int, what: Request) -> Document:
         """Cancel, pause or resume all jobs of a study whose states allow it."""
 

@@ -111,6 +111,11 @@ class Remote:
         """One study with its jobs."""
         return self._document("GET", f"/studies/{study_id}")
 
+    def studies(self, limit: int = 50) -> list[Document]:
+        """The newest studies, without their jobs."""
+        found: list[Document] = self._document("GET", "/studies", params={"limit": limit})["studies"]
+        return found
+
     def request_study(self, study_id: int, what: Request) -> Document:
         """Cancel, pause or resume all jobs of a study whose states allow it."""
         return self._document("POST", f"/studies/{study_id}/{what}")

@@ -140,6 +140,18 @@ def jobs_table(jobs: Sequence[Document]) -> Table:
     return table
 
 
+def studies_table(studies: Sequence[Document]) -> Table:
+    """Studies as rows."""
+    table = _table("study", "state", "jobs", "points", "network", "data", "name")
+    for study in studies:
+        done, spec = study["progress"], study["spec"]
+        points = f"{done['points']}/{done['expected']}"
+        networks = ", ".join(map(part, spec["networks"]))
+        row = (str(study["id"]), study["state"], counts(done["states"]), points)
+        table.add_row(*row, networks, part(spec["data"]), study["name"])
+    return table
+
+
 def compare_table(document: Document) -> Table:
     """Figures of merit and cost, one row for each front of a comparison."""
     table = _table("job", "name", "group", "seed", "points", *map(label, MERITS), "epochs", "work")

@@ -33,6 +33,7 @@ from storage.store import Store
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 PAGE_SIZE = 30
+RECENT_STUDIES = 3
 LOG_LINES = 100
 FIRST_JOB: Mapping[str, Any] = {
     "network": {"name": "mlp", "params": {"hidden": [32]}},
@@ -94,13 +95,22 @@ class Asked(Axes):
 
 @router.get("/")
 def jobs(request: Request, before: Annotated[int | None, Query(ge=1)] = None) -> Response:
-    """The jobs, newest first."""
+    """The jobs, newest first, below the newest studies."""
     store = _store(request)
     found = store.jobs(before=before, limit=PAGE_SIZE)
-    fronts = store.fronts([job.id for job in found])
+    fronts = store.fronts([job.id for job in found], layers=False)
     sparks = {job.id: sparkline(fronts.get(job.id, Front(()))) for job in found}
     older = found[-1].id if len(found) == PAGE_SIZE else None
-    return _page(request, "jobs.html", here="jobs", jobs=found, sparks=sparks, older=older)
+    recent = store.studies(limit=RECENT_STUDIES) if before is None else ()
+    return _page(request, "jobs.html", here="jobs", jobs=found, sparks=sparks, older=older, studies=recent)
+
+
+@router.get("/studies")
+def studies(request: Request, before: Annotated[int | None, Query(ge=1)] = None) -> Response:
+    """The studies, newest first."""
+    found = _store(request).studies(before, PAGE_SIZE)
+    older = found[-1].id if len(found) == PAGE_SIZE else None
+    return _page(request, "studies.html", here="studies", studies=found, older=older)
 
 
 @router.get("/jobs/new")
@@ -388,6 +398,7 @@ def _ago(then: datetime) -> str:
 _templates.env.filters.update(
     ago=_ago,
     asked_sentence=_asked_sentence,
+    done=study_progress,
     certified=_certified,
     counts=wording.counts,
     duration=wording.duration,

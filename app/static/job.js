@@ -4,6 +4,7 @@ import { call, paced, tell } from "./api.js";
 import { Details } from "./details.js";
 import { refresh, remember } from "./patch.js";
 import { FrontPlot } from "./plot.js";
+import { steer } from "./steering.js";
 
 const by = (id) => document.getElementById(id);
 const job = by("main").dataset.job;
@@ -103,10 +104,12 @@ function stop() {
 
 // ---- buttons
 
+steer(api, async () => {
+  await update();
+  listen();
+});
+
 document.addEventListener("click", (event) => {
-  const wanted = event.target.dataset?.request;
-  if (wanted) ask(event.target, wanted);
-  if (event.target.id === "delete") by("confirm").showModal();
   if (event.target.id === "refit") refit(event.target);
 });
 
@@ -157,29 +160,6 @@ function asked(form) {
 function scaled(field, unit) {
   return Number((field.valueAsNumber * Number(unit.dataset.scale ?? 1)).toPrecision(12));
 }
-
-async function ask(button, wanted) {
-  button.disabled = true;
-  try {
-    await call("POST", `${api}/${wanted}`);
-    problem("");
-  } catch (error) {
-    problem(error.message);
-  }
-  await update();
-  button.disabled = false;
-  listen();
-}
-
-by("confirm").addEventListener("close", async () => {
-  if (by("confirm").returnValue !== "yes") return;
-  try {
-    await call("DELETE", api);
-    location.href = "/";
-  } catch (error) {
-    problem(error.message);
-  }
-});
 
 // ---- choosing
 

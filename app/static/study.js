@@ -1,15 +1,14 @@
 // The page of a study: looks again every two seconds while a job is under way, and has the buttons of all its jobs.
 
-import { call, paced, tell } from "./api.js";
+import { paced, tell } from "./api.js";
 import { query, redraw } from "./fronts.js";
 import { refresh, remember } from "./patch.js";
+import { steer } from "./steering.js";
 
 const by = (id) => document.getElementById(id);
-const api = `/api/v1/studies/${by("main").dataset.study}`;
 const UNDER_WAY = new Set(["queued", "running"]);
 const INTERVAL = 2000;
 
-const problem = (text) => tell(by("problem"), text);
 const standing = () => by("status").outerHTML;
 
 async function update() {
@@ -37,34 +36,7 @@ async function choose() {
   if (by("problem").hidden) await refresh();
 }
 
-async function ask(button, wanted) {
-  button.disabled = true;
-  try {
-    await call("POST", `${api}/${wanted}`);
-    problem("");
-  } catch (error) {
-    problem(error.message);
-  }
-  await update();
-  button.disabled = false;
-}
-
-document.addEventListener("click", (event) => {
-  const wanted = event.target.dataset?.request;
-  if (wanted) ask(event.target, wanted);
-  if (event.target.id === "delete") by("confirm").showModal();
-});
-
-by("confirm").addEventListener("close", async () => {
-  if (by("confirm").returnValue !== "yes") return;
-  try {
-    await call("DELETE", api);
-    location.href = "/";
-  } catch (error) {
-    problem(error.message);
-  }
-});
-
+steer(`/api/v1/studies/${by("main").dataset.study}`, update);
 by("objectives").addEventListener("change", choose);
 remember();
 redraw();

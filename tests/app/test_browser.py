@@ -315,9 +315,15 @@ def test_a_study_from_the_form_to_its_bands(watched: Watched) -> None:
     expect(page.locator("#figures .scale")).to_contain_text("test accuracy")
     assert fits(page)
 
+    page.get_by_role("link", name="Studies").click()
+    expect(page.locator("#studies .study")).to_have_count(1)
+    page.get_by_role("link", name="paretopath").click()
+    assert fits(page)
+    page.locator("#recent-studies .study a").click()
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+    expect(page.locator("#recent-studies")).to_be_hidden()
 
 
 def test_data_is_uploaded_and_chosen(watched: Watched, tmp_path: Path) -> None:

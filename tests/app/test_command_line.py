@@ -116,8 +116,10 @@ def test_a_study_runs_side_by_side_and_prints_the_comparison(here: Settings) -> 
     assert {(job.name, job.spec["data"]["params"]["validation"]) for job in study.jobs} == {("mine", 0.2)}
     document = json.loads(run("compare", "--study", "1", "--json").stdout)
     assert [entry["job"]["id"] for entry in document["fronts"]] == [1, 2]
+    assert "linear, mlp (hidden 2)" in run("studies").stdout
     with browse(here) as client:
         assert client.get("/api/v1/studies/1/front").json() == document
+        assert client.get("/api/v1/studies").json()["studies"] == json.loads(run("studies", "--json").stdout)
 
 
 @pytest.mark.slow
@@ -163,6 +165,7 @@ def test_jobs_front_select_and_compare_read_the_store(there: Settings) -> None:
     assert "completed" in run("jobs").stdout
     document = json.loads(run("front", "1", "--json").stdout)
     point = json.loads(run("select", "1", "--sparsity", "0.5", "--json").stdout)
+    assert point.pop("layers")
     assert point in document["points"]
     assert point["sparsity"] >= 0.5
     assert "hypervolume" in run("compare", "1").stdout
@@ -223,7 +226,8 @@ def test_the_same_commands_work_through_a_running_service(
     assert document["job"]["state"] == "completed"
     assert document == httpx2.get(f"{served}/api/v1/jobs/1/front").json()
     assert json.loads(run("front", "1", "--json").stdout) == document
-    assert json.loads(run("select", "1", "--knee", "--json").stdout) in document["points"]
+    knee = json.loads(run("select", "1", "--knee", "--json").stdout)
+    assert {**document["points"][knee["index"]], "layers": knee["layers"]} == knee
     assert "completed" in run("jobs").stdout
     run("export", "1", "0", "-o", str(tmp_path / "net.safetensors"))
     assert "bytes before" in run("export", "1", "0", "--compact", "-o", str(tmp_path / "compact.safetensors")).stdout
@@ -243,6 +247,7 @@ def test_the_same_commands_work_through_a_running_service(
     study = json.loads(run("study", "-n", "linear", "-d", "iris", "--seeds", "1", "--points", "3", "--json").stdout)
     assert study == httpx2.get(f"{served}/api/v1/studies/1/front").json()
     assert study["study"]["state"] == "completed"
+    assert json.loads(run("studies", "--json").stdout)[0]["progress"] == study["study"]["progress"]
     assert json.loads(run("compare", "--study", "1", "--json").stdout) == study
     assert "slots of its own" in run("study", "-n", "linear", "-d", "iris", "--workers", "2", code=2).stderr
     refused = run("trace", "-n", "mpl", "-d", "iris", code=2)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.composing import seeds
 from app.executors.local import LocalExecutor
 from app.plots import compare_figure
+from app.routes.pages import PAGE_SIZE, RECENT_STUDIES
 from app.schemas import MOST_JOBS, StudyIn
 from app.service import Service, open_store
 from app.settings import Settings
@@ -21,7 +22,7 @@ from app.studying import side_by_side, standings
 from engine.errors import InvalidSpec
 from tests.app.conftest import CHEAP, TINY, browse, settings_in, work_off
 from tests.app.test_executor import SLOW, uninterrupted
-from tests.app.test_pages import page
+from tests.app.test_pages import Page, page
 
 STUDIES = "/api/v1/studies"
 ASKED: dict[str, Any] = {"networks": ["mlp:3", "linear"], "data": "iris", "points": 5, "methods": [CHEAP, "pruning"]}
@@ -237,6 +238,28 @@ def test_the_page_of_a_study_shows_its_jobs_and_their_fronts(seen: TestClient) -
         assert said in found.text
     assert "/studies/1" in {a.get("href") for a in page(seen, "/jobs/1").all("a")}
     assert "/studies/1" in {a.get("href") for a in page(seen, "/").all("a")}
+
+
+def test_the_newest_studies_stand_above_the_jobs_and_all_on_a_page_of_their_own(client: TestClient) -> None:
+    assert "hidden" in page(client, "/").by_id("recent-studies")
+    assert "there is none yet" in page(client, "/studies").text
+    for number in range(1, PAGE_SIZE + 2):
+        submit(client, seeds=[number], methods=["pruning"], networks=["linear"], name=f"study {number}")
+    index, first, rest = (page(client, url) for url in ("/", "/studies", "/studies?before=2"))
+    assert "hidden" not in index.by_id("recent-studies")
+    assert studies_on(index) == [PAGE_SIZE + 1 - i for i in range(RECENT_STUDIES)]
+    assert studies_on(first) == [*range(PAGE_SIZE + 1, 1, -1)]
+    assert studies_on(rest) == [1]
+    assert "/studies?before=2" in {a.get("href") for a in first.all("a")}
+    for said in (f"study {PAGE_SIZE + 1}", "1 queued", "linear on iris"):
+        assert said in index.text
+        assert said in first.text
+    assert studies_on(page(client, "/?before=2")) == []
+
+
+def studies_on(found: Page) -> list[int]:
+    rows = [values["id"] for values in found.all("li") if values.get("id", "").startswith("study-")]
+    return [int(row.removeprefix("study-")) for row in rows]
 
 
 def test_the_figure_of_a_study_has_a_band_for_each_method(seen: TestClient, finished: Settings) -> None:
