@@ -113,9 +113,9 @@ class ParetoPoint:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`, whose layers may be left out."""
         known = {k: v for k, v in values.items() if k != "sparsity"}
-        return cls(**{**known, "layers": tuple(Layer.from_dict(x) for x in values["layers"])})
+        return cls(**{**known, "layers": tuple(Layer.from_dict(x) for x in values.get("layers", ()))})
 
 
 @dataclass(frozen=True, slots=True)

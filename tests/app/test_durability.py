@@ -62,11 +62,11 @@ def damage(settings: Settings, index: int) -> None:
 
 
 def test_a_thinned_job_is_selected_from_exported_and_compared(client: TestClient) -> None:
-    before = client.get("/api/v1/jobs/1/front?nondominated=true").json()["points"]
+    before = client.get("/api/v1/jobs/1/front?nondominated=true&layers=true").json()["points"]
     answer = client.post("/api/v1/jobs/1/thin", json={"keep": 3})
     assert answer.status_code == 200
     done = answer.json()
-    points = client.get("/api/v1/jobs/1/front").json()["points"]
+    points = client.get("/api/v1/jobs/1/front?layers=true").json()["points"]
     assert all(point in before for point in points)
     assert done["job"]["progress"]["points"] == len(points) == 3
     assert done["job"]["thinned"] == done["dropped"] > 0
