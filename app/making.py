@@ -141,11 +141,12 @@ def exported(job: Job, waypoint: Waypoint, form: str, compact: bool) -> Download
 
 def metadata(job: Job, point: ParetoPoint) -> dict[str, str]:
     """Where a network comes from: written into every exported file that can carry it."""
-    spec = json.dumps(plain(job.spec), sort_keys=True)
+    spec = json.dumps(plain(job.submitted), sort_keys=True)
     found = {
         "job": job.id,
         "point": point.index,
         "seed": job.spec.get("seed"),
+        **({"goals": job.spec["goals"]} if "goals" in job.spec else {}),
         **{name: getattr(point, name) for name in _NUMBERS},
         "metrics": point.metrics,
         "data_digest": job.facts.get("data_digest"),

@@ -25,7 +25,6 @@ NAMES = (
     *("n_points", "n_thinned", "effort", "seconds", "wanted", "worker", "study_id"),
 )
 COLUMNS = (*(J[name] for name in NAMES), STALE.label("stale"))
-ASKED_LATER = frozenset({"goals", "over"})
 TIMES = ("created_at", "started_at", "ended_at")
 
 
@@ -190,14 +189,14 @@ def _want(connection: Connection, job: Job, wanted: Wanted) -> None:
 def _submitted_before(connection: Connection, key: str | None, spec: Mapping[str, Any]) -> Job:
     job_id: int = connection.execute(select(J.id).where(J.idempotency_key == key)).scalar_one()
     job = find(connection, job_id)
-    if canonical(job.spec) != canonical(spec):
+    if canonical(job.submitted) != canonical(spec):
         raise Conflict(f"idempotency key {key!r} was used for job {job_id}, which has another specification")
     return job
 
 
 def canonical(spec: Mapping[str, Any]) -> str:
-    """As submitted: without what was asked of the job later."""
-    return json.dumps({k: v for k, v in spec.items() if k not in ASKED_LATER}, sort_keys=True)
+    """Equal texts are equal specs."""
+    return json.dumps(spec, sort_keys=True)
 
 
 def _add_tags(connection: Connection, job_id: int, tags: Iterable[str]) -> None:

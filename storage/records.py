@@ -23,6 +23,7 @@ class JobState(StrEnum):
 
 
 ENDED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+ASKED_LATER = frozenset({"goals", "over"})
 MOST_TELLING = (JobState.RUNNING, JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -36,7 +37,7 @@ class Job:
         From 1, never used again after a job is deleted.
     state : JobState
     spec, facts : mapping
-        As submitted, plain JSON values.
+        Plain JSON values; the spec with what was asked of the job later.
     name : str
     tags : tuple of str
     reason : str
@@ -79,6 +80,11 @@ class Job:
     worker: str | None
     stale: bool
     study_id: int | None
+
+    @property
+    def submitted(self) -> Mapping[str, Any]:
+        """The spec as submitted: without what was asked later."""
+        return {name: value for name, value in self.spec.items() if name not in ASKED_LATER}
 
 
 @dataclass(frozen=True, slots=True)

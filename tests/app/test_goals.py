@@ -53,7 +53,7 @@ def test_more_points_join_the_front_and_the_stored_ones_stay(client: TestClient,
     before, numbers = bits(store, traced), client.get(f"{JOBS}/{traced}/front").json()["points"]
     job = ask(client, traced, "extend", points=3)
     assert (job["state"], job["progress"]["expected"]) == ("queued", len(before) + 3)
-    assert job["spec"]["goals"] == [{"name": "fill", "params": {"points": 3}}]
+    assert job["goals"] == [{"name": "fill", "params": {"points": 3}}]
     assert work_off(store, traced) >= 3
     document = client.get(f"{JOBS}/{traced}/front").json()
     assert bits(store, traced)[: len(before)] == before
@@ -96,12 +96,32 @@ def test_a_target_is_met(client: TestClient, store: Store, traced: int, target: 
     assert "Point" in store.job(traced).reason
 
 
+def test_the_spec_of_an_extended_job_is_that_of_the_same_job_anew(
+    client: TestClient, store: Store, traced: int
+) -> None:
+    submitted = client.get(f"{JOBS}/{traced}").json()
+    assert (submitted["goals"], submitted["over"]) == ([], 0)
+    ask(client, traced, "extend", points=1)
+    work_off(store, traced)
+    ask(client, traced, "solve", nonzeros=9)
+    found = client.get(f"{JOBS}/{traced}").json()
+    assert [goal["name"] for goal in found["goals"]] == ["fill", "nonzeros"]
+    assert found["over"] == 2
+    assert found["spec"] == submitted["spec"]
+    answer = client.post(JOBS, json=found["spec"])
+    assert answer.status_code == 201, answer.text
+    assert {name: answer.json()[name] for name in ("spec", "facts", "goals")} == {
+        name: submitted[name] for name in ("spec", "facts", "goals")
+    }
+    assert '"name": "fill"' in page(client, f"/jobs/{traced}").text
+
+
 @pytest.mark.slow
 def test_several_goals_one_after_the_other(client: TestClient, store: Store, traced: int) -> None:
     for number, body in enumerate(({"nonzeros": 9}, {"nonzeros": 8}), 1):
         ask(client, traced, "solve", **body)
         work_off(store, traced)
-        assert len(client.get(f"{JOBS}/{traced}").json()["spec"]["goals"]) == number
+        assert len(client.get(f"{JOBS}/{traced}").json()["goals"]) == number
     found = {int(p.metrics["goal"]): p.n_nonzero for p in store.front(traced) if "goal" in p.metrics}
     assert (found[1], found[2]) == (9, 8)
     for path in ("front?format=csv", "front?format=parquet", "front?orient=columns", "select?sparsity=0.5"):
@@ -117,7 +137,7 @@ def test_more_budget_has_the_method_go_on(client: TestClient, store: Store) -> N
     work_off(store, job_id)
     spent = store.job(job_id).effort
     job = ask(client, job_id, "extend", epochs=5000)
-    assert job["spec"]["goals"][1] == {"name": "budget", "params": {"epochs": spent + 5000}}
+    assert job["goals"][1] == {"name": "budget", "params": {"epochs": spent + 5000}}
     assert work_off(store, job_id) > 0
     own = [p for p in store.front(job_id) if "goal" not in p.metrics]
     assert len(own) >= 6 > len(begun)
@@ -130,7 +150,7 @@ def test_unfinished_jobs(client: TestClient, store: Store, state: str) -> None:
     job_id = client.post(JOBS, json=TINY).json()["id"]
     stop_after(store, job_id, 3, state)
     job = ask(client, job_id, "solve", nonzeros=12)
-    assert job["spec"]["over"] == (0 if state == "paused" else 1)
+    assert job["over"] == (0 if state == "paused" else 1)
     work_off(store, job_id)
     own = Front(tuple(p for p in store.front(job_id) if "goal" not in p.metrics))
     assert len(own.non_dominated() if state == "paused" else own) == (6 if state == "paused" else 3)
@@ -222,7 +242,7 @@ def test_a_refit_goes_on_without_its_source_and_refits_anew_of_an_extended_job(
     ask(client, traced, "solve", nonzeros=9)
     work_off(store, traced)
     refitted = client.post(f"{JOBS}/{traced}/refit", json={"epochs": 1}).json()
-    assert not {"goals", "over"} & refitted["spec"].keys()
+    assert (refitted["goals"], refitted["over"]) == ([], 0)
     work_off(store, refitted["id"])
     client.delete(f"{JOBS}/{traced}")
     with pytest.raises(NotFound):
