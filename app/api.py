@@ -10,8 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from app import problems
 from app.executors.base import Executor
-from app.executors.local import LocalExecutor
-from app.executors.ray import RayExecutor
+from app.executors.choice import executor_of
 from app.guards import Guard
 from app.metrics import Measured, StoreCollector
 from app.routes import datasets, events, fronts, jobs, operations, pages, registries, studies
@@ -20,8 +19,14 @@ from app.settings import Settings
 from storage.store import Store
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, executor: Executor | None = None) -> FastAPI:
     """The application; its database is opened, and SQLite's migrated, when it starts.
+
+    Parameters
+    ----------
+    settings : Settings
+    executor : Executor, optional
+        One that may be at work already; made from the settings by default.
 
     Raises
     ------
@@ -39,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         responses=problems.RESPONSES,
     )
-    _equip(app, settings)
+    _equip(app, settings, executor)
     problems.install(app)
     for part in (jobs, events, fronts, studies, datasets, registries, operations, pages):
         app.include_router(part.router)
@@ -53,19 +58,14 @@ def served() -> FastAPI:
     return create_app(Settings())
 
 
-def _equip(app: FastAPI, settings: Settings) -> None:
+def _equip(app: FastAPI, settings: Settings, executor: Executor | None) -> None:
     store = Store(settings.url)
     app.state.settings = settings
     app.state.store = store
     app.state.service = Service(store, settings.allow_paths, settings.poll_seconds)
-    app.state.executor = _executor(store, settings)
+    app.state.executor = executor or executor_of(store, settings)
     app.state.metrics = CollectorRegistry()
     app.state.metrics.register(StoreCollector(store))
-
-
-def _executor(store: Store, settings: Settings) -> Executor | None:
-    known = {"local": LocalExecutor, "ray": RayExecutor}
-    return known[settings.executor](store, settings) if settings.executor in known else None
 
 
 @asynccontextmanager

@@ -2,14 +2,20 @@
 
 import gc
 import socket
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from app import terminal
-from app.api import create_app
 from app.errors import AddressTaken
+from app.executors.base import Executor
+from app.executors.choice import executor_of
 from app.service import Service, open_store
 from app.settings import Settings
+from storage.store import Store
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 DEMONSTRATION = {
     "name": "demonstration",
@@ -27,14 +33,29 @@ def serve(settings: Settings, demo: bool = False) -> None:
     ------
     ExposureRefused, AddressTaken
     """
-    app = create_app(settings)
-    with _listener(settings) as listener:
+    settings.check_exposure()
+    with _listener(settings) as listener, open_store(settings) as store:
+        app = _application(settings, _at_work(store, settings))
         if demo:
             demonstrate(settings)
         terminal.say(f"paretopath is at {_address(listener)} (stop it with Ctrl-C)")
         _leave_alone_what_is_loaded()
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _at_work(store: Store, settings: Settings) -> Executor | None:
+    """The executor, which lets workers start beside the application: both take seconds."""
+    executor = executor_of(store, settings)
+    if executor is not None:
+        executor.start()
+    return executor
+
+
+def _application(settings: Settings, executor: Executor | None) -> "FastAPI":
+    from app.api import create_app
+
+    return create_app(settings, executor)
 
 
 def demonstrate(settings: Settings) -> None:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from app import logs, terminal
 from app.backend import Backend
 from app.comparing import COMPARED
 from app.documents import Document
-from app.executors.local import LocalExecutor
+from app.executors.local import LocalExecutor, gpus
 from app.service import Service, open_store
 from app.settings import Settings
 from storage.records import JobState
@@ -51,7 +49,7 @@ def working(store: Store, settings: Settings, study_id: int, workers: int) -> It
 
 def side_by_side(n_jobs: int) -> int:
     """How many of so many jobs to run at a time: one on each GPU, or on each core."""
-    return min(n_jobs, torch.cuda.device_count() or os.cpu_count() or 1)
+    return min(n_jobs, gpus() or os.cpu_count() or 1)
 
 
 def standings(backend: Backend, study_id: int, poll_seconds: float) -> Iterator[Document]:

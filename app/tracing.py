@@ -9,10 +9,11 @@ import torch
 from app import logs, terminal
 from app.backend import Backend
 from app.documents import Document
+from app.executors.runs import worker_name
 from app.limits import limit_memory
 from app.service import Service, open_store
 from app.settings import Settings
-from app.worker import Wish, Worker, worker_name
+from app.worker import Wish, Worker
 from engine.front import OBJECTIVES
 from storage.store import Store
 

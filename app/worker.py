@@ -5,10 +5,7 @@ computation at the next Python instruction, so that it takes effect within one c
 it some time to finish the point. Storing is never interrupted.
 """
 
-import os
-import secrets
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -22,6 +19,7 @@ from typing import TypeVar
 import structlog
 import torch
 
+from app.executors.runs import worker_name
 from app.limits import shortage
 from app.obstacles import obstacle
 from app.patience import Patience, PatientStore
@@ -211,7 +209,7 @@ class Worker:
     """
 
     store: Store
-    name: str = field(default_factory=lambda: worker_name())
+    name: str = field(default_factory=worker_name)
     lease_seconds: float = 20.0
     heartbeat_seconds: float = 0.5
     finishing_seconds: float = 0.0
@@ -369,11 +367,6 @@ class Worker:
             self.store.finish(lease, JobState.FAILED, reason)
         except Unavailable as error:
             log.warning("job left to its lease", error=str(error))
-
-
-def worker_name() -> str:
-    """A name that no other worker has."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def _path(store: PatientStore, lease: Lease) -> tuple[Tracer, Iterator[Waypoint]]:

@@ -24,21 +24,17 @@ import pickle
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import onnx
-import onnxruntime
-import onnxscript.optimizer
 import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor, nn
 
 from engine.agreement import batch, difference, private, reason
@@ -54,10 +50,6 @@ TRACED_BATCH = 2
 ARCHITECTURE = "architecture"
 BINARY = "application/octet-stream"
 EXPORTER_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, ArithmeticError)
-RUNTIME_ERRORS = (
-    *(runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf),
-    *(runtime.NotImplemented, runtime.RuntimeException, runtime.EPFail),
-)
 FILE_ERRORS = (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 _exporter = threading.Lock()
@@ -239,12 +231,14 @@ def write_torch_export(subject: Subject) -> tuple[bytes, Facts]:
 
 def write_onnx(subject: Subject) -> tuple[bytes, Facts]:
     """One self-contained ONNX file for any batch size, checked in onnxruntime."""
+    from engine import onnx_files
+
     with _exporting("ONNX"):
-        model = _onnx_model(subject)
-    _strip(model)
-    onnx.helper.set_model_props(model, dict(subject.metadata))
-    payload = _checked(model)
-    return payload, subject.difference(_onnx_runner(payload)) | {"opset": model.opset_import[0].version}
+        model = onnx_files.exported(subject.module, batch(subject.example, TRACED_BATCH))
+    for name, value in subject.metadata.items():
+        model.metadata_props.add(key=name, value=value)
+    payload = onnx_files.checked(model)
+    return payload, subject.difference(onnx_files.runner(payload)) | {"opset": model.opset_import[0].version}
 
 
 WEIGHTS_ONLY = (write_safetensors, write_state_dict, write_sparse)
@@ -297,66 +291,13 @@ def _csr(name: str, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
     }
 
 
-def _onnx_model(subject: Subject) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        subject.module,
-        (batch(subject.example, TRACED_BATCH),),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        optimize=False,  # the optimiser merges batch norm into weights and equal (all-zero) tensors into one
-    )
-    if program is None:
-        raise ExportFailed("the ONNX exporter gave no program")
-    folded: onnx.ModelProto = program.model_proto
-    _fold(folded, {name for name, _ in subject.module.named_parameters()})
-    return folded
-
-
-def _fold(model: onnx.ModelProto, kept: Set[str]) -> None:
-    """Compute in advance what does not depend on the input; these weights stay as they are, under their names."""
-
-    def should_fold(node: Any) -> bool | None:
-        return False if any(value is not None and value.name in kept for value in node.inputs) else None
-
-    onnxscript.optimizer.fold_constants(model, should_fold=should_fold)
-    onnxscript.optimizer.remove_unused_nodes(model)
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: they quote source code and paths of this machine."""
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-
-
-def _checked(model: onnx.ModelProto) -> bytes:
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        return bytes(model.SerializeToString())
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportFailed(f"the ONNX file is not valid: {reason(error)}") from error
-
-
-def _onnx_runner(payload: bytes) -> Callable[[Tensor], Tensor]:
-    try:
-        session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
-    except RUNTIME_ERRORS as error:
-        raise ExportFailed(f"onnxruntime cannot load the ONNX file: {reason(error)}") from error
-    return lambda batch: torch.from_numpy(session.run(None, {"input": batch.numpy()})[0])
-
-
 def _answering(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The same, but what goes wrong in it is an `ExportFailed`."""
 
     def answer(probe: Tensor) -> Tensor:
         try:
             return run(probe)
-        except (*EXPORTER_ERRORS, *RUNTIME_ERRORS) as error:
+        except EXPORTER_ERRORS as error:
             told = f"the exported network cannot answer a batch of {len(probe)}: {reason(error)}"
             raise ExportFailed(told) from error
 

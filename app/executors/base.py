@@ -12,9 +12,8 @@ from abc import ABC, abstractmethod
 import structlog
 
 from app.errors import AppError
-from app.executors.runs import NOT_HAD, Outcome, Run
+from app.executors.runs import NOT_HAD, Outcome, Run, worker_name
 from app.settings import Settings
-from app.worker import worker_name
 from storage.errors import NotFound, StorageError
 from storage.records import Job, JobState
 from storage.store import Store
@@ -53,8 +52,14 @@ class Executor(ABC):
         """Start a worker."""
 
     def start(self) -> None:
-        """Begin to supervise."""
-        self._thread.start()
+        """Begin to supervise, unless that was begun already."""
+        if not self.is_at_work:
+            self._thread.start()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it supervises."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Ask the workers to give their jobs back, and wait for them."""

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import final
-
-import torch
 
 from app.executors.base import Executor
 from app.executors.processes import WorkerProcess
 from app.settings import Settings
 from storage.store import Store
+
+DRIVERS = ("nvidia*", "nvhost*", "kfd", "dxg")
+"""Under ``/dev``, of the GPUs that torch calls CUDA's."""
 
 
 @final
@@ -54,6 +56,15 @@ class LocalExecutor(Executor):
 
 def devices(slots: int | None) -> list[str]:
     """A name for each slot: the GPUs in turn, or this machine's CPU."""
-    n_gpus = torch.cuda.device_count()
+    n_gpus = gpus()
     count = slots or max(1, n_gpus)
     return [f"cuda:{i % n_gpus}#{i}" if n_gpus else f"cpu#{i}" for i in range(count)]
+
+
+def gpus() -> int:
+    """How many GPUs there are; torch, which takes seconds to import, is asked only where there is a driver."""
+    if not any(any(Path("/dev").glob(name)) for name in DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

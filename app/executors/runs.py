@@ -1,6 +1,9 @@
 """One worker process: what executors know of it. Imports nothing heavy, as it is needed on every node of a cluster."""
 
+import os
+import secrets
 import signal
+import socket
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -61,3 +64,8 @@ class Run(ABC):
     @abstractmethod
     def kill(self) -> None:
         """End it."""
+
+
+def worker_name() -> str:
+    """A name that no other worker has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import sklearn.datasets
 from annotated_types import Ge
 
 from engine.data import markov
@@ -88,29 +87,29 @@ def iris(*, split: Literal["random", "paper"] = "random") -> RawData:
     """
     if split not in ("random", "paper"):
         raise UnknownName("split", split, ("random", "paper"))
-    flowers = _bundled(sklearn.datasets.load_iris())
+    flowers = _table("load_iris")
     return flowers if split == "random" else _paper_split(flowers)
 
 
 def digits() -> RawData:
     """Digits: 1,797 handwritten digits of 8 x 8 pixels, 10 classes (bundled with scikit-learn)."""
-    bunch = sklearn.datasets.load_digits()
+    bunch = _bundled("load_digits")
     return classify(bunch.images.astype(np.uint8), bunch.target)
 
 
 def wine() -> RawData:
     """Wine: 178 wines, 13 measurements, 3 cultivars (bundled with scikit-learn)."""
-    return _bundled(sklearn.datasets.load_wine())
+    return _table("load_wine")
 
 
 def breast_cancer() -> RawData:
     """Breast cancer Wisconsin: 569 tumours, 30 measurements, 2 classes (bundled with scikit-learn)."""
-    return _bundled(sklearn.datasets.load_breast_cancer())
+    return _table("load_breast_cancer")
 
 
 def diabetes() -> RawData:
     """Diabetes: 442 patients, 10 measurements, progression after a year (regression; bundled with scikit-learn)."""
-    bunch = sklearn.datasets.load_diabetes(scaled=False)
+    bunch = _bundled("load_diabetes", scaled=False)
     return regress(bunch.data, bunch.target)
 
 
@@ -235,7 +234,15 @@ def read_cifar(name: str, payload: bytes) -> tuple[Array, Array]:
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
-def _bundled(bunch: Any) -> RawData:
+def _bundled(loader: str, **options: Any) -> Any:
+    """What a loader of scikit-learn gives; that is imported for its data only, as it takes a second."""
+    import sklearn.datasets
+
+    return getattr(sklearn.datasets, loader)(**options)
+
+
+def _table(loader: str) -> RawData:
+    bunch = _bundled(loader)
     return renamed(classify(bunch.data, bunch.target), bunch.target_names)
 
 

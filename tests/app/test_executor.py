@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.api import create_app
 from app.executors.local import LocalExecutor, devices
 from app.executors.runs import Outcome
 from app.schemas import JobIn
@@ -182,3 +185,28 @@ def test_there_is_a_slot_for_every_device() -> None:
     assert len(devices(3)) == 3
     assert len(set(devices(3))) == 3
     assert devices(None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        ("app.serving", {"torch", "fastapi", "engine.spec"}),
+        ("app.worker", {"sklearn", "onnx", "onnxscript", "fastapi"}),
+    ],
+)
+def test_a_start_loads_only_what_it_needs(module: str, unneeded: set[str]) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert module in loaded
+    assert not unneeded.intersection(loaded)
+
+
+def test_an_executor_that_is_at_work_already_is_taken_over(running: Settings) -> None:
+    with open_store(running) as store:
+        executor = LocalExecutor(store, running)
+        executor.start()
+        with TestClient(create_app(running, executor), base_url="http://localhost") as client:
+            assert client.app.state.executor is executor  # type: ignore[attr-defined]
+            assert executor.is_at_work
+        assert not executor.is_at_work
