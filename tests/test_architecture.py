@@ -91,6 +91,7 @@ def test_no_print_and_no_assert(file: Path) -> None:
     assert not any(isinstance(node, ast.Assert) for node in nodes)
 
 
+@pytest.mark.slow
 def test_what_implements_a_contract_is_abstract_or_final() -> None:
     implementing = [found for found in our_classes() if issubclass(found, ABC)]
     assert len(implementing) > 10

@@ -96,6 +96,7 @@ def test_ports_and_probes_fit_together() -> None:
             assert probe is None or "exec" in probe or probe["httpGet"]["port"] in ports
 
 
+@pytest.mark.slow
 def test_ray_takes_what_the_cluster_gives_it() -> None:
     from ray.scripts.scripts import cli, start
 

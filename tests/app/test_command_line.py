@@ -54,6 +54,7 @@ def test_trace_prints_the_front_and_stores_it(here: Settings) -> None:
         assert len(store.front(1)) == store.job(1).n_points
 
 
+@pytest.mark.slow
 def test_a_spec_is_the_body_and_json_the_front_document(here: Settings, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps(TINY))
     first = json.loads(run("trace", "--spec", "job.json", "--json").stdout)
@@ -66,6 +67,7 @@ def test_a_spec_is_the_body_and_json_the_front_document(here: Settings, tmp_path
         assert client.get("/api/v1/jobs/1/front").json() == first
 
 
+@pytest.mark.slow
 def test_settings_reach_their_parts(here: Settings) -> None:
     settings = ["network.activation=tanh", "network.hidden=[3, 2]", "data.validation=0.2", "budget.epochs=1000"]
     options = [x for setting in settings for x in ("--set", setting)]
@@ -77,6 +79,7 @@ def test_settings_reach_their_parts(here: Settings) -> None:
     assert spec["budget"]["epochs"] == 1000
 
 
+@pytest.mark.slow
 def test_a_file_is_traced_by_its_path(here: Settings, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 3))
@@ -161,6 +164,7 @@ def test_the_demonstration_is_queued_once(here: Settings) -> None:
         assert [job.name for job in store.jobs()] == ["demonstration"]
 
 
+@pytest.mark.slow
 def test_jobs_front_select_and_compare_read_the_store(there: Settings) -> None:
     assert "completed" in run("jobs").stdout
     document = json.loads(run("front", "1", "--json").stdout)
@@ -180,6 +184,7 @@ def test_export_writes_the_file(there: Settings, tmp_path: Path) -> None:
     assert "n nonzero" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_compact_export_says_what_it_saves(there: Settings, tmp_path: Path) -> None:
     index = json.loads(run("select", "1", "--sparsity", "0.7", "--json").stdout)["index"]
     path = tmp_path / "net.safetensors"
@@ -189,6 +194,7 @@ def test_a_compact_export_says_what_it_saves(there: Settings, tmp_path: Path) ->
     assert f"bytes {path.stat().st_size}" in said
 
 
+@pytest.mark.slow
 def test_datasets_are_added_and_listed(here: Settings, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 2}" for i in range(30)))
     run("datasets", "add", "mine.csv", "--name", "thirty")

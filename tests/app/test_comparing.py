@@ -50,6 +50,7 @@ def asked(client: TestClient, jobs: list[int], objectives: str = "", status: int
     return answer.json()
 
 
+@pytest.mark.slow
 def test_the_document_says_what_the_engine_computes(client: TestClient, store: Store, seeds: list[int]) -> None:
     document = asked(client, seeds)
     fronts = [store.front(job) for job in seeds]
@@ -61,6 +62,7 @@ def test_the_document_says_what_the_engine_computes(client: TestClient, store: S
     assert document == Service(store).compare(seeds)
 
 
+@pytest.mark.slow
 def test_seeds_are_one_group_and_methods_are_not(client: TestClient, seeds: list[int]) -> None:
     document = asked(client, seeds)
     assert [group["jobs"] for group in document["groups"]] == [seeds[:3], seeds[3:]]
@@ -68,6 +70,7 @@ def test_seeds_are_one_group_and_methods_are_not(client: TestClient, seeds: list
     assert [entry["group"] for entry in document["fronts"]] == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_groups_of_three_seeds_have_surfaces_and_differences(client: TestClient, seeds: list[int]) -> None:
     document = asked(client, seeds)
     surfaces = document["groups"][0]["attainment"]
@@ -79,6 +82,7 @@ def test_groups_of_three_seeds_have_surfaces_and_differences(client: TestClient,
     assert fewer["differences"] == []
 
 
+@pytest.mark.slow
 def test_what_is_maximised_is_told_in_its_own_unit(client: TestClient, seeds: list[int]) -> None:
     document = asked(client, seeds, "l1,test_accuracy")
     assert document["ideal"] == [1, 0.2]
@@ -86,6 +90,7 @@ def test_what_is_maximised_is_told_in_its_own_unit(client: TestClient, seeds: li
     assert document["groups"][0]["attainment"]["worst"][-1] == [3, 0.2]
 
 
+@pytest.mark.slow
 def test_settings_are_named_where_names_do_not_tell_methods_apart(client: TestClient, store: Store) -> None:
     jobs = [done(store, method=method("pruning", steps=n)) for n in (3, 4)]
     jobs.append(done(store, method=method("pruning", steps=4), points=9))
@@ -97,6 +102,7 @@ def test_settings_are_named_where_names_do_not_tell_methods_apart(client: TestCl
     ]
 
 
+@pytest.mark.slow
 def test_refits_of_seeds_are_seeds_and_cost_what_they_build_on(client: TestClient, store: Store) -> None:
     sources = [done(store, method=method("continuation"), seed=s, points=3) for s in range(2)]
     refits = [
@@ -112,6 +118,7 @@ def test_refits_of_seeds_are_seeds_and_cost_what_they_build_on(client: TestClien
     assert asked(client, [refits[0]])["fronts"][0]["cost"]["jobs"] == [refits[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("facts", "spec", "objectives", "words"),
     [
@@ -157,6 +164,7 @@ def bytes_at_least(point: Any, found: float) -> bool:
     return bool(4 * point["n_nonzero"] <= found <= 4 * point["n_nonzero"] + point["n_params"] / 8)
 
 
+@pytest.mark.slow
 def test_jobs_without_points_wait(client: TestClient, store: Store, seeds: list[int]) -> None:
     waiting = store.submit(SPEC, FACTS_HERE).id
     alone = asked(client, [waiting])
@@ -176,6 +184,7 @@ def rows(found: Page) -> list[str]:
     return [a["href"] for a in found.all("a") if a.get("href", "").startswith("/jobs/") and a["href"] != "/jobs/new"]
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_front_with_its_figures(client: TestClient, seeds: list[int]) -> None:
     text = ",".join(map(str, seeds))
     found = page(client, f"/compare?jobs={text}")
@@ -186,6 +195,7 @@ def test_the_page_shows_every_front_with_its_figures(client: TestClient, seeds: 
         assert said in found.text
 
 
+@pytest.mark.slow
 def test_axes_are_offered_that_all_jobs_have(client: TestClient, seeds: list[int]) -> None:
     found = page(client, f"/compare?jobs={seeds[0]}&objectives=bytes,test_accuracy")
     options = [option["value"] for option in found.all("option")]
@@ -198,6 +208,7 @@ def test_a_regression_has_no_accuracy_to_offer() -> None:
     assert list(axes([Front((a_point(metrics={"l1": 1.0}),))])) == ["l1,loss", "n_nonzero,loss"]
 
 
+@pytest.mark.slow
 def test_ticked_jobs_are_compared(client: TestClient, seeds: list[int]) -> None:
     listed = page(client, "/")
     boxes = [box for box in listed.all("input") if box.get("form") == "compare"]
@@ -207,6 +218,7 @@ def test_ticked_jobs_are_compared(client: TestClient, seeds: list[int]) -> None:
     assert rows(found) == [f"/jobs/{seeds[0]}", f"/jobs/{seeds[4]}"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_said_on_the_page(client: TestClient, store: Store, seeds: list[int]) -> None:
     other = done(store, facts={"data_digest": "two"})
     found = page(client, f"/compare?jobs={seeds[0]},{other}", 422)
@@ -227,6 +239,7 @@ def figure(store: Store, jobs: list[int], log_x: bool = True) -> Any:
     return json.loads(compare_figure(found, log_x).to_json())
 
 
+@pytest.mark.slow
 def test_every_point_of_every_front_is_a_marker_that_leads_to_its_network(store: Store, seeds: list[int]) -> None:
     markers = [trace for trace in figure(store, seeds)["data"] if trace["mode"] == "markers"]
     assert [trace["name"] for trace in markers] == ["continuation", "pruning"]
@@ -235,6 +248,7 @@ def test_every_point_of_every_front_is_a_marker_that_leads_to_its_network(store:
     assert led == [f"/jobs/{job}#point={index}" for job in seeds for index in range(3)]
 
 
+@pytest.mark.slow
 def test_a_band_reaches_from_the_best_to_the_worst_seed(store: Store, seeds: list[int]) -> None:
     bands = [trace for trace in figure(store, seeds)["data"] if trace.get("fill") == "toself"]
     assert len(bands) == 2

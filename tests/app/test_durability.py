@@ -61,6 +61,7 @@ def damage(settings: Settings, index: int) -> None:
 # Thinning
 
 
+@pytest.mark.slow
 def test_a_thinned_job_is_selected_from_exported_and_compared(client: TestClient) -> None:
     before = client.get("/api/v1/jobs/1/front?nondominated=true&layers=true").json()["points"]
     answer = client.post("/api/v1/jobs/1/thin", json={"keep": 3})
@@ -130,6 +131,7 @@ def test_thinning_needs_a_job_that_has_ended(client: TestClient) -> None:
     assert client.post("/api/v1/jobs/9/thin", json={"keep": 3}).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_command_line_thins(here: Settings, remote: Remote) -> None:
     said = run("thin", "1", "--keep", "3").stdout
     assert "points dropped, 3 left" in said
@@ -154,6 +156,7 @@ def test_damage_is_told_apart_from_absence(here: Settings, client: TestClient, r
         remote.export(1, 1, "safetensors")
 
 
+@pytest.mark.slow
 def test_the_command_line_names_damage_and_exits_with_3(here: Settings) -> None:
     assert "everything stored is as it was written" in run("verify").stdout
     damage(here, 1)
@@ -203,6 +206,7 @@ def test_a_full_and_a_read_only_database_are_told_apart(client: TestClient) -> N
 # Commands about the database
 
 
+@pytest.mark.slow
 def test_garbage_is_told_and_collected(here: Settings) -> None:
     run("thin", "1", "--keep", "2")
     with sqlite3.connect("test.db") as connection:
@@ -215,6 +219,7 @@ def test_garbage_is_told_and_collected(here: Settings) -> None:
     assert "0 arrays" in run("gc", "--full").stdout
 
 
+@pytest.mark.slow
 def test_a_backup_is_restored(here: Settings) -> None:
     before = run("front", "1", "--json").stdout
     assert "copy.db" in run("backup", "copy.db").stdout

@@ -132,6 +132,7 @@ def test_a_state_dict_loads_without_pickles(reader: TestClient, traced: Settings
     assert int(response.headers["x-paretopath-n-nonzero"]) == n_nonzero
 
 
+@pytest.mark.slow
 def test_onnx_is_checked_before_it_is_handed_out(reader: TestClient) -> None:
     response = reader.get(f"{JOB}/points/1/export/onnx")
     assert response.status_code == 200, response.text
@@ -160,6 +161,7 @@ def test_a_compact_network_answers_alike_and_is_smaller(
     assert float(said["max-difference"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_made_smaller_is_refused_but_exported_whole(client: TestClient, store: Store) -> None:
     body = {**TINY, "network": "tests.app.parts:branching"}
     job = Service(store, allow_paths=True).submit(body)["id"]

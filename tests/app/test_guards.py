@@ -53,6 +53,7 @@ def test_pages_of_others_cannot_change_anything(client: TestClient, headers: dic
     assert client.get("/api/v1/jobs").json()["jobs"] == []
 
 
+@pytest.mark.slow
 def test_our_own_pages_can(client: TestClient) -> None:
     own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     assert client.post("/api/v1/jobs", json=TINY, headers=own).status_code == 201

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from storage.store import Store
@@ -68,6 +69,7 @@ def test_a_waiting_job_is_paused_resumed_cancelled_and_deleted(client: TestClien
     assert client.get(url).status_code == 404
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_goes_on_when_resumed(client: TestClient, store: Store) -> None:
     job = submit(client)
     client.post(f"{JOBS}/{job['id']}/cancel")

@@ -100,6 +100,7 @@ def test_jobs_are_listed_newest_first_with_state_and_front(client: TestClient, s
     assert [svg["aria-label"] for svg in found.all("svg")] == ["Front of 0 points", "Front of 3 points"]
 
 
+@pytest.mark.slow
 def test_a_long_list_goes_on_on_another_page(client: TestClient, store: Store) -> None:
     ids = [submitted(store).id for _ in range(PAGE_SIZE + 1)]
     first = page(client, "/")
@@ -116,6 +117,7 @@ def test_names_are_text_and_never_markup(client: TestClient, store: Store) -> No
         assert all("src" in script for script in found.all("script"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "n_points", "said", "buttons"),
     [
@@ -221,6 +223,7 @@ def test_what_scripts_ask_for_and_is_missing_is_a_problem(client: TestClient, ur
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
+@pytest.mark.slow
 def test_the_form_asks_for_every_registered_part_and_setting(client: TestClient) -> None:
     found = page(client, "/jobs/new")
     offered = {option["value"] for option in found.all("option") if "value" in option}
@@ -231,6 +234,7 @@ def test_the_form_asks_for_every_registered_part_and_setting(client: TestClient)
     }
 
 
+@pytest.mark.slow
 def test_pressing_the_button_traces_digits_with_32_hidden_units(client: TestClient) -> None:
     found = page(client, "/jobs/new")
     chosen = [option.get("value") for option in found.all("option") if "selected" in option]
@@ -239,6 +243,7 @@ def test_pressing_the_button_traces_digits_with_32_hidden_units(client: TestClie
     assert found.by_id("points")["value"] == "40"
 
 
+@pytest.mark.slow
 def test_a_job_can_be_traced_again_with_changes(client: TestClient) -> None:
     body: dict[str, Any] = {
         "network": "mlp:7,5",
@@ -254,12 +259,14 @@ def test_a_job_can_be_traced_again_with_changes(client: TestClient) -> None:
     assert float(found.by_id("budget-epochs")["value"]) == 50
 
 
+@pytest.mark.slow
 def test_uploaded_data_can_be_chosen(client: TestClient, store: Store) -> None:
     store.add_upload("flowers", b"x" * 3000, {"X_train": [10, 4]})
     found = page(client, "/jobs/new")
     assert "flowers" in [option.get("value") for option in found.all("option")]
 
 
+@pytest.mark.slow
 def test_every_control_has_a_label(every_page: list[Page]) -> None:
     for found in every_page:
         for tag in ("input", "select"):
@@ -269,6 +276,7 @@ def test_every_control_has_a_label(every_page: list[Page]) -> None:
             assert not unlabelled
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_references_lead_somewhere(every_page: list[Page]) -> None:
     for found in every_page:
         counted = Counter(values["id"] for _, values in found.elements if "id" in values)
@@ -277,6 +285,7 @@ def test_ids_are_unique_and_references_lead_somewhere(every_page: list[Page]) ->
         assert pointed <= set(counted)
 
 
+@pytest.mark.slow
 def test_pages_load_and_link_nothing_from_elsewhere(every_page: list[Page]) -> None:
     for found in every_page:
         for _, values in found.elements:
@@ -301,6 +310,7 @@ def test_static_files_are_asked_for_again_only_when_they_changed(client: TestCli
     assert again.status_code == 304
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["nothing.js", "../pages.py", "%2e%2e/settings.py", "..%2fsettings.py"])
 def test_only_static_files_are_served(client: TestClient, path: str) -> None:
     assert client.get(f"/static/{path}").status_code == 404
@@ -313,6 +323,7 @@ def test_pages_forbid_scripts_that_are_not_ours(client: TestClient) -> None:
     assert "script-src" not in policy
 
 
+@pytest.mark.slow
 def test_plotly_comes_packed_and_is_kept_for_good(client: TestClient, store: Store) -> None:
     url = page(client, f"/jobs/{submitted(store).id}").by_id("plotly")["src"]
     assert url.endswith(f"?v={plotly.__version__}")

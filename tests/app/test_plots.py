@@ -115,6 +115,7 @@ def test_new_points_keep_the_zoom_and_new_axes_reset_it() -> None:
 FINITE = st.floats(-5, 5)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(FINITE, FINITE), max_size=12), st.booleans(), st.booleans())
 def test_every_drawable_point_is_shown_exactly_once(pairs: list[tuple[float, float]], log_x: bool, log_y: bool) -> None:
     front = traced(*pairs)

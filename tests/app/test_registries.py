@@ -29,6 +29,7 @@ def test_every_part_has_a_summary_and_a_schema(client: TestClient, kind: str) ->
             assert setting["description"]
 
 
+@pytest.mark.slow
 def test_the_body_s_schema_lists_the_known_names(client: TestClient) -> None:
     text = client.get("/openapi.json").text
     for kind in ("networks", "datasets", "penalties", "methods"):

@@ -155,6 +155,7 @@ def test_studies_are_listed_in_pages(client: TestClient) -> None:
     assert "jobs" not in first["studies"][0]
 
 
+@pytest.mark.slow
 def test_a_study_is_paused_resumed_cancelled_and_deleted(client: TestClient) -> None:
     url = f"{STUDIES}/{submit(client)['id']}"
     for what, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("resume", "queued")):
@@ -195,6 +196,7 @@ def seen(finished: Settings) -> Iterator[TestClient]:
         yield found
 
 
+@pytest.mark.slow
 def test_the_fronts_come_together_in_groups_of_seeds(seen: TestClient) -> None:
     document = seen.get(f"{STUDIES}/1/front").json()
     groups = document["groups"]
@@ -279,6 +281,7 @@ def test_what_cannot_be_shown_is_said_on_the_page(seen: TestClient) -> None:
     assert "no study 9" in page(seen, "/studies/9", 404).text
 
 
+@pytest.mark.slow
 def test_the_form_offers_seeds_and_further_methods(client: TestClient) -> None:
     found = page(client, "/jobs/new")
     assert (found.by_id("seeds")["value"], found.by_id("seeds")["max"]) == ("1", str(MOST_JOBS))

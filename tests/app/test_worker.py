@@ -58,6 +58,7 @@ def test_a_wish_is_obeyed_and_the_points_stay(store: Store, wish: Any, state: st
     assert n_points < 200
 
 
+@pytest.mark.slow
 def test_a_signal_to_stop_gives_the_job_back(store: Store) -> None:
     worker, lease = leased(store, **LONG)
     points = worker.work(lease)
@@ -67,6 +68,7 @@ def test_a_signal_to_stop_gives_the_job_back(store: Store) -> None:
     assert store.job(lease.job_id).state == "queued"
 
 
+@pytest.mark.slow
 def test_stopping_and_going_on_changes_nothing(store: Store) -> None:
     whole, parts = submit(store, points=8), submit(store, points=8)
     work_off(store, whole.id)
@@ -103,6 +105,7 @@ def test_a_lost_lease_ends_the_work_without_a_trace(store: Store) -> None:
     assert (job.state, job.worker) == ("running", "another")
 
 
+@pytest.mark.slow
 def test_a_loss_that_turns_nan_fails_the_job_with_the_reason(store: Store) -> None:
     job = submit(store, network={"name": "tests.app.parts:faulty", "params": {"after": 600}}, points=40)
     work_off(store, job.id)
@@ -123,6 +126,7 @@ def test_a_network_that_breaks_fails_the_job_and_leaves_its_traceback_in_the_log
     assert any("Traceback" in text and "in its second line" in text for text in logged)
 
 
+@pytest.mark.slow
 def test_a_pull_worker_takes_the_oldest_job_until_it_is_stopped(store: Store) -> None:
     first, second = submit(store), submit(store)
     thread = threading.Thread(target=stop_when_over, args=(store, second.id))
@@ -211,6 +215,7 @@ def logged(store: Store, job_id: int) -> list[str]:
 OTHERS = [{"paretopath": "0.0.9", "torch": "2.13"}, {"paretopath": "0.1.0", "torch": "1.99"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made_with", OTHERS)
 def test_a_job_of_other_versions_is_left_to_others(store: Store, made_with: dict[str, str]) -> None:
     old, new = foreign(store, versions=made_with), submit(store)
@@ -224,6 +229,7 @@ def test_a_job_of_other_versions_is_left_to_others(store: Store, made_with: dict
         assert all(f"{name} {number}" in line for name, number in versions.items())
 
 
+@pytest.mark.slow
 def test_a_job_of_other_versions_goes_on_once_it_is_resumed_here(store: Store) -> None:
     old = foreign(store, versions=OTHERS[0])
     worker = Worker(store)
@@ -296,6 +302,7 @@ def stop_when_over(store: Store, job_id: int) -> None:
 ROWS = [f"{i % 7},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(40)]
 
 
+@pytest.mark.slow
 def test_a_file_reaches_a_worker_that_cannot_see_it(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "my own.csv"
     path.write_text("\n".join(["a,b,y", *ROWS]))

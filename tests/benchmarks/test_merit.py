@@ -130,6 +130,7 @@ def test_a_limit_leaves_other_timers_alone() -> None:
     assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == armed
 
 
+@pytest.mark.slow
 def test_measuring_costs_nothing() -> None:
     done = task(SMALL)
     run = race(Traced(), replace(done, passes=None))
@@ -139,6 +140,7 @@ def test_measuring_costs_nothing() -> None:
     assert run.cost.passes == pytest.approx(alone.loss.effort)
 
 
+@pytest.mark.slow
 def test_refitting_keeps_the_zeros_and_lowers_the_loss() -> None:
     at = task(SMALL, points=6)
     run = race(Traced(), at)

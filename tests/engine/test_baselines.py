@@ -48,6 +48,7 @@ def test_a_grid_of_strengths_is_scikit_learns_lasso() -> None:
         np.testing.assert_allclose(waypoint.theta, model.coef_, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_strongest_leaves_out_what_is_not_penalised() -> None:
     X, y, _ = problems.breast_cancer()
     loss = NetworkLoss(nn.Linear(30, 1).double(), problems.dataset(X, (y + 1) / 2), LogisticLoss())
@@ -68,6 +69,7 @@ def test_the_linear_grid_is_the_papers() -> None:
     assert strengths[1:3] == pytest.approx([5.4e-4, 1.1e-3], rel=0.02)
 
 
+@pytest.mark.slow
 def test_scouts_find_the_strength_that_leaves_nothing() -> None:
     points = [w.point for w in traced(weighted_sum(8, 0, Budget(), epochs=4, first_epochs=8))]
     learnt = points[0].loss
@@ -84,6 +86,7 @@ def test_cold_networks_do_not_depend_on_each_other() -> None:
     assert [w.point.parent for w in several] == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_network_is_no_worse_for_its_strength_than_the_one_it_came_from() -> None:
     points = [w.point for w in traced(weighted_sum(8, 0, Budget(), strongest=0.1, epochs=3, first_epochs=8))]
     for a, b in pairwise(points):
@@ -99,6 +102,7 @@ def test_a_grid_needs_two_ends(ends: tuple[float, float]) -> None:
 # Budgets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [30.0, 60.0])
 @pytest.mark.parametrize("method", [weighted_sum, pruning])
 def test_a_budget_is_shared_out_and_kept_to_a_tenth(method: Callable[..., Tracer], epochs: float) -> None:
@@ -134,6 +138,7 @@ def test_one_run_follows_one_schedule_and_runs_apart_one_each() -> None:
     assert apart.stage(2) == pytest.approx([0.9 * cubic(t) for t in np.arange(1, 21) / 20])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", ["one", "apart"])
 def test_pruning_gives_the_sparsities_that_are_asked_for(runs: str) -> None:
     asked = (0.5, 0.9, 0.98)
@@ -151,6 +156,7 @@ def test_in_one_run_no_weight_comes_back() -> None:
     assert all((after <= before).all() for before, after in pairwise(alive))
 
 
+@pytest.mark.slow
 def test_weights_are_rewound_to_early_ones() -> None:
     problem, settings = (
         problems.digits_network(),
@@ -170,6 +176,7 @@ def test_learning_rates_after_pruning() -> None:
     assert paces["weight_rewinding"] == paces["rate_rewinding"]
 
 
+@pytest.mark.slow
 def test_pruning_goes_on_from_the_weights_as_they_were_trained() -> None:
     tracers = [pruning(4, 0, Budget(), sparsities=(0.5, 0.9), **SHORT) for _ in range(2)]
     problem = problems.digits_network()
@@ -221,6 +228,7 @@ def test_first_networks_have_all_densities_and_scales() -> None:
     assert 0.2 < (density < 0.05).double().mean() < 0.8
 
 
+@pytest.mark.slow
 def test_no_point_of_an_evolution_dominates_another() -> None:
     problem = problems.iris_network()
     waypoints = traced(
@@ -278,6 +286,7 @@ def test_no_feasible_columns_are_better_than_those_of_the_operator(most: float, 
     assert (hierarchical_objective(0 * v, 0 * u, (v, u), lam) >= least - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_hierarchys_limits() -> None:
     v, u = vector(0, 12).view(3, 4), vector(1, 20).view(5, 4)
     linear, none = hierarchical(v, u, 0.5, 0.0)
@@ -302,6 +311,7 @@ def doubled(data: Dataset) -> Dataset:
     return replace(data, **{name: getattr(data, name).astype(float) for name in names})
 
 
+@pytest.mark.slow
 def test_without_a_hierarchy_lassonet_is_the_lasso() -> None:
     problem = regression()
     data = doubled(load("diabetes", {"validation": 0}, {}))
@@ -315,6 +325,7 @@ def test_without_a_hierarchy_lassonet_is_the_lasso() -> None:
         assert waypoint.point.metrics["skip_norm"] == pytest.approx(np.abs(lasso.coef_).sum(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_stored_network_obeys_the_hierarchy() -> None:
     problem = problems.lasso_network()
     waypoints = traced(lassonet(5, 0, Budget(), hierarchy=2.0, epochs=5), problem)

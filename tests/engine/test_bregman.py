@@ -60,6 +60,7 @@ def orthonormal() -> tuple[Problem, Array]:
 # Known paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "settings"),
     [
@@ -107,6 +108,7 @@ def inverse_scale_space(X: Array, y: Array, knots: int) -> Iterator[tuple[float,
         time, p = time + ahead, p + ahead * slope
 
 
+@pytest.mark.slow
 def test_linbreg_follows_the_inverse_scale_space_of_least_squares() -> None:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(60, 6))
@@ -130,6 +132,7 @@ def test_linbreg_follows_the_inverse_scale_space_of_least_squares() -> None:
 # Points
 
 
+@pytest.mark.slow
 def test_points_are_as_many_as_asked_from_sparse_to_dense_without_strength(name: str) -> None:
     found = tracer(name, 6)
     points = [w.point for w in found.trace(digits())]
@@ -141,6 +144,7 @@ def test_points_are_as_many_as_asked_from_sparse_to_dense_without_strength(name:
     assert [p.parent for p in points] == [None, 0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_growth_is_spread_evenly_between_both_ends() -> None:
     found = tracer("dessilbi", 10, end=0.97, dense=0.7, epochs=150, strength=1.0)
     sizes = [w.point.n_nonzero / w.point.n_params for w in found.trace(digits())]
@@ -201,6 +205,7 @@ def test_by_default_the_tie_is_looser_for_larger_networks() -> None:
     assert loosest(large) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [5, 60])
 def test_by_default_a_path_spreads_however_short_it_is(epochs: int) -> None:
     path = list(dessilbi(8, 0, Budget(), epochs=epochs).trace(digits()))
@@ -218,16 +223,19 @@ def test_resumed_is_as_if_never_stopped(name: str, stop: int) -> None:
     assert all(same(a, b) for a, b in zip(whole, [*begun, *rest], strict=True))
 
 
+@pytest.mark.slow
 def test_a_finished_path_has_nothing_to_add(name: str) -> None:
     whole = list(tracer(name).trace(digits()))
     assert list(tracer(name).trace(digits(), whole)) == []
 
 
+@pytest.mark.slow
 def test_a_path_on_which_nothing_enters_ends_with_the_zero_network() -> None:
     (only,) = tracer("dessilbi", strength=1e6).trace(digits())
     assert only.point.n_nonzero == 0
 
 
+@pytest.mark.slow
 def test_a_path_begins_where_its_network_beats_the_zero_network() -> None:
     problem = digits()
     nothing = float(problem.loss.value(torch.zeros_like(problem.loss.initial())))
@@ -235,6 +243,7 @@ def test_a_path_begins_where_its_network_beats_the_zero_network() -> None:
     assert first.point.loss < nothing
 
 
+@pytest.mark.slow
 def test_a_path_that_never_beats_the_zero_network_is_its_end() -> None:
     (only,) = tracer("dessilbi, adam", rate=1e-2).trace(problems.norm_network())
     assert only.point.loss > math.log(10)
@@ -293,6 +302,7 @@ def followed(path: list[Waypoint], **settings: Any) -> Tracer:
     return found
 
 
+@pytest.mark.slow
 def test_a_ticket_is_the_support_trained_from_the_first_weights() -> None:
     path = list(tracer("dessilbi").trace(digits()))
     problem = digits()
@@ -312,6 +322,7 @@ def test_a_ticket_is_the_support_trained_from_the_first_weights() -> None:
     assert densest.loss < 0.5 * untrained[densest.metrics["source"]].point.loss
 
 
+@pytest.mark.slow
 def test_a_ticket_is_trained_on_other_data_of_the_same_shape() -> None:
     quick = Part("dessilbi", {"epochs": 40, "strength": 0.3})
     spec = JobSpec(Part("mlp", {"hidden": [6]}), Part("digits", {"limit": 200}), method=quick, points=4)

@@ -350,6 +350,7 @@ def spec(**settings: bool) -> JobSpec:
     return JobSpec(Part("mlp", {"hidden": [6]}), Part("digits", {"limit": 200}), method=method, points=4)
 
 
+@pytest.mark.slow
 def test_a_jobs_networks_are_clean_and_say_what_it_saved() -> None:
     job = build(spec(), {})
     waypoints = list(job.tracer.trace(job.problem))
@@ -360,6 +361,7 @@ def test_a_jobs_networks_are_clean_and_say_what_it_saved() -> None:
     assert all(a.point.effort < b.point.effort for a, b in pairwise(waypoints))
 
 
+@pytest.mark.slow
 def test_a_refit_is_cleaned_too() -> None:
     job, source = build(spec(cleanup=False), {}), build(spec(), {})
     traced = list(job.tracer.trace(job.problem))
@@ -380,6 +382,7 @@ def test_networks_without_known_units_are_not_cleaned() -> None:
     assert job.problem.cleanup is None
 
 
+@pytest.mark.slow
 def test_a_job_leaves_networks_as_found_when_asked() -> None:
     job = build(spec(cleanup=False), {})
     waypoints = list(job.tracer.trace(job.problem))

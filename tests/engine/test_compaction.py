@@ -92,6 +92,7 @@ def test_the_answers_stay_and_a_second_time_changes_nothing(name: str, zeros: fl
     assert build(describe(smaller), smaller.state_dict())(x).equal(smaller(x))
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["mlp", "lassonet", "char_transformer"]),
     st.sampled_from([*ACTIVATIONS]),
@@ -141,6 +142,7 @@ def test_the_module_and_the_random_state_are_left_as_found() -> None:
     assert all("forward" not in vars(part) for part in found.modules())
 
 
+@pytest.mark.slow
 def test_other_threads_use_networks_meanwhile() -> None:
     found, other, x = network("resnet20", 0.9), network("resnet20", 0.5), samples("resnet20")
     with torch.no_grad():
@@ -254,6 +256,7 @@ def test_inner_channels_and_dead_blocks_of_a_residual_network_go() -> None:
     assert widest(found, smaller, x) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_residual_channel_goes_where_all_writers_are_dead() -> None:
     found = network("resnet20", 0.0)
     writers = [(block.conv2, block.norm2) for block in found.stage3]

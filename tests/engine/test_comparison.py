@@ -117,6 +117,7 @@ def test_attainment_surfaces_say_how_many_runs_attain(runs: list[Pairs]) -> None
             assert attains(corners, cell) == (sum(attains(pairs, cell) for pairs in runs) >= count)
 
 
+@pytest.mark.slow
 @FEW
 @given(RUNS, RUNS)
 def test_differences_are_those_of_the_shares_that_attain(first: list[Pairs], second: list[Pairs]) -> None:

@@ -73,6 +73,7 @@ class TestContract:
             lam = 0.01
             assert after + lam * penalty < full + lam * float(problem.penalty.value(guess.theta))
 
+    @pytest.mark.slow
     def test_same_seed_same_bits_and_the_guess_is_left_alone(self, name: str, on: str) -> None:
         corrector, _ = CORRECTORS[name]
         problem = PROBLEMS[on]()
@@ -212,6 +213,7 @@ class TestNewton:
         assert found.converged
         assert values[0] == pytest.approx(values[1], rel=1e-10)
 
+    @pytest.mark.slow
     def test_group_penalties_have_the_optimum_of_proximal_gradient_steps(self) -> None:
         problem = problems.iris_network()
         grouped = Problem(problem.loss, GroupL2(problem.loss.layout))
@@ -235,6 +237,7 @@ class TestNewton:
             assert _duality_gap(lasso, theta.numpy(), lam) <= 1e-6 * float(lasso.y @ lasso.y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held", "tolerance"), [("strength", 1e-9), ("penalty", 1e-3)])
 @pytest.mark.parametrize("on", [lambda: problems.diabetes().problem, problems.iris_network])
 def test_adaptive_steps_in_place_are_those_of_the_formulas(on, held: str, tolerance: float) -> None:
@@ -330,6 +333,7 @@ class TestCommonDescent:
         lam, step = (1 - alpha) / alpha, 0.1 * alpha
         torch.testing.assert_close(y, self.penalty.prox(theta - step * grad, step * lam))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("step", "loss", "l1"), [(0.05, 1.0952233, 0.7965890), (0.5, 1.0913208, 0.7925294)])
     def test_iris_golden_numbers_after_249_steps(self, step: float, loss: float, l1: float) -> None:
         problem = problems.iris_network()

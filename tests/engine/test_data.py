@@ -156,6 +156,7 @@ class TestSplits:
         assert dataset.X_test.shape == dataset.X_validation.shape == (0, 3)
         assert dataset.y_test.shape == (0,)
 
+    @pytest.mark.slow
     @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.data())
     def test_hold_out_is_fair(self, counts, chooser):
         strata = np.repeat(np.arange(len(counts)), counts)
@@ -363,6 +364,7 @@ class TestNpz:
         with pytest.raises(InvalidData, match="unpacks to 4,294,967,294 bytes"):
             data.parse_upload("a.npz", bytes(bomb))
 
+    @pytest.mark.slow
     @settings(max_examples=200, deadline=None)
     @given(
         st.sampled_from(list(WHOLE)),

@@ -201,6 +201,7 @@ class TestMinimisers:
         assert float(heights[0]) == pytest.approx(float(heights[1]), rel=5e-3)
         assert heights[0] < 0.8 * heights[2]
 
+    @pytest.mark.slow
     def test_variational_dropout_shrinks_noise_to_what_the_data_bear(self) -> None:
         """In one dimension the best noise is known: eta minimises the penalty's bound at the weight's curvature."""
         X = torch.ones(20, 1).double()
@@ -221,6 +222,7 @@ def swept(name: str, points: int = 6, **more: object) -> list:
 
 
 class TestSweep:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", VARIANTS)
     def test_strengths_rise_until_the_end_is_reached(self, name: str) -> None:
         points = [waypoint.point for waypoint in swept(name, end=0.9, dual_rate=0.5)]
@@ -248,6 +250,7 @@ class TestSweep:
         biases = [layer for layer in last.point.layers if layer.name.endswith("bias")]
         assert all(layer.n_nonzero == layer.shape[0] for layer in biases)
 
+    @pytest.mark.slow
     def test_a_diverged_descent_says_so(self) -> None:
         problem = problems.diabetes().problem
         broken = Problem(LeastSquares(problem.loss.X, problem.loss.y * math.nan), problem.penalty)

@@ -64,6 +64,7 @@ def gap(kept: Front, whole: Front) -> float:
     return float(np.linalg.norm(differences, axis=2).min(axis=1).max())
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(COORDINATES, COORDINATES), min_size=4, max_size=9, unique=True), st.integers(2, 5))
 def test_spread_points_leave_at_most_twice_the_least_gap(pairs: list[tuple[float, float]], n_points: int) -> None:
     whole = front(*pairs).non_dominated()

@@ -80,10 +80,12 @@ def whole() -> list[Waypoint]:
     return list(plan().trace(problems.digits_network()))
 
 
+@pytest.mark.slow
 def test_every_goal_of_a_plan_has_a_point(whole: list[Waypoint]) -> None:
     assert {asked(w.point) for w in whole} == {0, *(number for number, g in enumerate(PLAN, 1) if g)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [9, pytest.param(8, marks=pytest.mark.slow)])
 def test_stopped_anywhere_it_ends_in_the_same_bits(whole: list[Waypoint], first: int) -> None:
     numbers = tuple(w.point for w in whole)
@@ -143,6 +145,7 @@ def test_every_method_takes_a_raised_budget_and_every_goal(name: str) -> None:
 # More points
 
 
+@pytest.mark.slow
 def test_ten_points_become_sixteen_in_the_widest_gaps(trail: list[Waypoint]) -> None:
     new, said = told(problems.digits_network(), trail, goal("fill", points=6))
     before, after = (Front(tuple(w.point for w in ws)).non_dominated() for ws in (trail, [*trail, *new]))
@@ -157,6 +160,7 @@ def widest(front: Front) -> float:
     return max(math.log(b.penalty / a.penalty) for a, b in pairwise(front))
 
 
+@pytest.mark.slow
 def test_a_stretch_gets_its_points_between_its_ends(trail: list[Waypoint]) -> None:
     low, high = Front(tuple(w.point for w in trail)).non_dominated().points[3:5]
     new, said = told(problems.digits_network(), trail, goal("fill", points=3, between=(high.index, low.index)))
@@ -178,6 +182,7 @@ def distance(lasso: problems.Lasso, theta: Any, lam: float | None) -> float:
     return float(np.abs(theta - model.coef_).max() / np.abs(model.coef_).max())
 
 
+@pytest.mark.slow
 def test_the_front_goes_on_to_a_sparser_end(trail: list[Waypoint]) -> None:
     new, said = told(problems.digits_network(), trail, goal("sparser", end=0.9965, points=3))
     assert max(w.point.sparsity for w in trail) < 0.9965 <= new[-1].point.sparsity
@@ -204,6 +209,7 @@ def test_exactly_so_many_weights_and_no_worse_than_the_next_network_cut(trail: l
     assert best.point.loss <= float(problem.loss.value(cut))
 
 
+@pytest.mark.slow
 def test_more_weights_than_any_network_has(trail: list[Waypoint]) -> None:
     densest = max(w.point.n_nonzero for w in trail)
     new, _ = told(problems.digits_network(), trail, goal("nonzeros", count=densest + 20))
@@ -223,6 +229,7 @@ def test_what_cannot_be_reached_is_said_with_the_nearest(trail: list[Waypoint]) 
     assert least.loss < min(w.point.loss for w in trail)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_there_already_is_the_answer_unless_a_better_one_is_found(trail: list[Waypoint]) -> None:
     new, _ = told(problems.digits_network(), trail, goal("nonzeros", count=50))
     best = new[-1].point
@@ -234,6 +241,7 @@ def test_a_network_that_is_there_already_is_the_answer_unless_a_better_one_is_fo
     assert exact or f"Point {best.index} has 50 nonzero weights already" in said
 
 
+@pytest.mark.slow
 def test_a_sparsity_is_met_with_as_little_loss_as_there_is(trail: list[Waypoint]) -> None:
     new, said = told(problems.digits_network(), trail, goal("sparsity", least=0.9))
     found = new[-1].point
@@ -264,6 +272,7 @@ def test_at_a_strength_it_is_scikit_learns_lasso(data: Any, lam: float) -> None:
     assert f"holds the strength {lam:g}" in said
 
 
+@pytest.mark.slow
 def test_a_network_at_a_strength_is_certified_there_and_no_worse_than_the_best_stored(trail: list[Waypoint]) -> None:
     problem = problems.digits_network()
     found = told(problem, trail, goal("strength", lam=0.01))[0][-1].point
@@ -271,6 +280,7 @@ def test_a_network_at_a_strength_is_certified_there_and_no_worse_than_the_best_s
     assert (found.residual or 1.0) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0.02, 0.3, pytest.param(2.29, marks=pytest.mark.slow)])
 def test_a_loss_is_kept_to_with_less_penalty_than_before(trail: list[Waypoint], most: float) -> None:
     new, said = told(problems.digits_network(), trail, goal("loss", most=most))
@@ -281,6 +291,7 @@ def test_a_loss_is_kept_to_with_less_penalty_than_before(trail: list[Waypoint], 
     assert f"Point {best.index} has the smallest penalty found" in said
 
 
+@pytest.mark.slow
 def test_on_a_convex_problem_the_least_penalty_for_a_loss_is_met_to_two_percent(diabetes: list[Waypoint]) -> None:
     lasso = problems.diabetes()
     _, _, path = lars_path(lasso.X, lasso.y, method="lasso")

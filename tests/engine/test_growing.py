@@ -98,6 +98,7 @@ def test_networks_that_are_no_plain_chain_are_refused_at_once(network: str, data
 # Growth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [digits, convolutional])
 def test_networks_grow_from_small_to_wide_and_the_last_is_fine_tuned(make: Any) -> None:
     problem = make()
@@ -115,6 +116,7 @@ def test_networks_grow_from_small_to_wide_and_the_last_is_fine_tuned(make: Any) 
     assert all(w.point.lam is None and w.point.residual is None for w in path)
 
 
+@pytest.mark.slow
 def test_a_layer_grows_when_the_share_tau_of_its_units_has_entered() -> None:
     for tau, grows in ((0.05, True), (1.0, False)):
         first, second = islice(tracer(tau=tau, units=10, strength=1.1).trace(digits()), 2)
@@ -123,6 +125,7 @@ def test_a_layer_grows_when_the_share_tau_of_its_units_has_entered() -> None:
         assert int(second.memory["widths"][0]) == (12 if grows else 10)
 
 
+@pytest.mark.slow
 def test_by_how_much_layers_grow() -> None:
     added, by_factor, to_the_widest = ({"growth": 3}, {"growth": 1, "factor": 2.0}, {"growth": 100})
     for settings, expected in ((added, 7), (by_factor, 8), (to_the_widest, 16)):
@@ -130,6 +133,7 @@ def test_by_how_much_layers_grow() -> None:
         assert second.memory["widths"].tolist() == [expected]
 
 
+@pytest.mark.slow
 def test_by_default_growth_leads_to_the_widest_in_as_many_points_as_asked() -> None:
     path = list(tracer(8, tau=0.01, units=None, growth=None, strength=0.01).trace(digits(20)))
     assert [int(w.memory["widths"][0]) for w in path] == [2, 5, 8, 11, 14, 17, 20, 20]
@@ -155,6 +159,7 @@ def test_resumed_is_as_if_never_stopped(stop: int) -> None:
     assert all(same(a, b) for a, b in zip(whole[stop:], rest, strict=True))
 
 
+@pytest.mark.slow
 def test_a_finished_path_has_nothing_to_add() -> None:
     whole = list(tracer().trace(digits()))
     assert list(tracer().trace(digits(), whole)) == []

@@ -312,6 +312,7 @@ def test_the_limit_of_the_split_path_has_no_shrinkage(kind: str) -> None:
     torch.testing.assert_close(next(found.gammas())[1], at(target), atol=2e-2, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ProxSGD", "ProxAdam"])
 def test_proximal_steps_end_at_scikit_learns_lasso(name: str) -> None:
     lasso, lam = problems.diabetes(), 0.05

@@ -246,6 +246,7 @@ def test_levels_are_evenly_spaced_in_the_logarithm_and_have_what_is_wanted() -> 
     assert levels(1.0, 16.0, 5, (32.0,)).tolist() == pytest.approx([1, 32**0.25, 32**0.5, 32**0.75, 32])
 
 
+@pytest.mark.slow
 def test_every_waypoint_is_as_good_as_the_lars_path() -> None:
     lasso = problems.diabetes()
     knots, _, path = lars_path(lasso.X, lasso.y, method="lasso")
@@ -271,6 +272,7 @@ def test_the_iris_front_is_as_good_as_the_best_known() -> None:
     assert all(reached[level] <= most[level] for level in most), reached
 
 
+@pytest.mark.slow
 def test_wanted_levels_are_among_the_points_and_a_network_only_gives_way_to_a_better_one() -> None:
     found = population(8, 0, Budget(), levels=(10.0, 30.0), epochs=4, rounds=3)
     best: dict[int, float] = {}
@@ -286,6 +288,7 @@ def test_wanted_levels_are_among_the_points_and_a_network_only_gives_way_to_a_be
     assert max(p.sweep for p in points) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [0.9, 1.0])
 def test_the_front_ends_at_the_sparsity_asked_for(end: float) -> None:
     points = [w.point for w in population(8, 0, Budget(), epochs=4, end=end).trace(problems.digits_network())]
@@ -311,6 +314,7 @@ def test_more_levels_than_points_are_refused() -> None:
         population(4, 0, Budget(), levels=(1.0, 2.0, 3.0))
 
 
+@pytest.mark.slow
 def test_an_l1_norm_of_some_weights_leaves_the_others_free() -> None:
     loss = problems.digits_network().loss
     problem = Problem(loss, L1(loss.layout, parameters="weights"))

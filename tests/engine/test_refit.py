@@ -63,6 +63,7 @@ def settings(request: pytest.FixtureRequest) -> dict[str, object]:
 # What is refitted
 
 
+@pytest.mark.slow
 def test_the_networks_no_other_beats_are_refitted_from_dense_to_sparse(traced: list[Waypoint]) -> None:
     found = following(traced, epochs=1, prune=False)
     points = [w.point for w in found.trace(problems.digits_network())]
@@ -74,6 +75,7 @@ def test_the_networks_no_other_beats_are_refitted_from_dense_to_sparse(traced: l
     assert found.ended == f"The {len(points)} networks of job 1 were refitted."
 
 
+@pytest.mark.slow
 def test_all_networks_are_refitted_when_asked(traced: list[Waypoint]) -> None:
     found = following(traced, epochs=1, dominated=True)
     sources = [w.point.metrics["source"] for w in found.trace(problems.digits_network())]
@@ -130,6 +132,7 @@ def test_a_job_without_points_is_refused() -> None:
 # What every refit keeps
 
 
+@pytest.mark.slow
 def test_the_support_stays_bit_for_bit(traced: list[Waypoint], settings: dict[str, object]) -> None:
     for waypoint in following(traced, prune=False, **settings).trace(problems.digits_network()):
         source = traced[int(waypoint.point.metrics["source"])]
@@ -140,6 +143,7 @@ def test_the_support_stays_bit_for_bit(traced: list[Waypoint], settings: dict[st
         assert waypoint.point.layers == source.point.layers
 
 
+@pytest.mark.slow
 def test_the_loss_is_never_larger_and_falls(traced: list[Waypoint], settings: dict[str, object]) -> None:
     pairs = [
         (w.point.loss, traced[int(w.point.metrics["source"])].point.loss)
@@ -161,6 +165,7 @@ def test_a_refit_that_fails_leaves_the_source_s_weights(traced: list[Waypoint], 
         assert (waypoint.point.loss, waypoint.point.metrics["l1"]) == (source.point.loss, source.point.metrics["l1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalised", ["l1", "group"])
 def test_numbers_are_those_of_the_stored_weights(normed: list[Waypoint], penalised: str) -> None:
     problem = problems.norm_network()
@@ -175,6 +180,7 @@ def test_numbers_are_those_of_the_stored_weights(normed: list[Waypoint], penalis
         assert point.metrics["train_accuracy"] == problem.loss.metrics(theta)["train_accuracy"]
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_are_those_of_the_new_weights(normed: list[Waypoint]) -> None:
     problem = problems.norm_network()
     found = list(following(normed, epochs=2).trace(problem))
@@ -186,6 +192,7 @@ def test_batch_norm_statistics_are_those_of_the_new_weights(normed: list[Waypoin
             np.testing.assert_array_equal(waypoint.buffers[name], buffer.numpy())
 
 
+@pytest.mark.slow
 def test_effort_and_seconds_only_grow(traced: list[Waypoint], settings: dict[str, object]) -> None:
     points = [w.point for w in following(traced, **settings).trace(problems.digits_network())]
     assert all(a.effort < b.effort and a.seconds < b.seconds for a, b in pairwise(points))
@@ -227,6 +234,7 @@ def test_a_group_norm_prunes_whole_units() -> None:
         assert set(((group != 0).double().mean(dim=1)).tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_a_pruned_network_has_no_more_weights_and_a_donor_s_largest(traced: list[Waypoint]) -> None:
     whole = list(following(traced, epochs=3).trace(problems.digits_network()))
     assert len(pruned_ones(whole)) >= 3
@@ -243,6 +251,7 @@ def _are_largest(kept: np.ndarray, theta: np.ndarray, n_nonzero: int) -> bool:
     return bool((np.abs(theta[kept]) >= np.sort(np.abs(theta))[-n_nonzero]).all())
 
 
+@pytest.mark.slow
 def test_pruning_never_gives_a_larger_loss_and_lowers_it(traced: list[Waypoint], settings: dict[str, object]) -> None:
     both, own = (
         list(following(traced, prune=prune, **settings).trace(problems.digits_network())) for prune in (True, False)
@@ -264,6 +273,7 @@ def test_the_denser_network_has_about_four_times_as_many_weights(traced: list[Wa
 # Resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3])
 def test_resumed_is_as_if_never_stopped(traced: list[Waypoint], settings: dict[str, object], stop: int) -> None:
     whole = list(following(traced, **settings).trace(problems.digits_network()))
@@ -273,12 +283,14 @@ def test_resumed_is_as_if_never_stopped(traced: list[Waypoint], settings: dict[s
     assert all(same(a, b) for a, b in zip(whole, [*begun, *rest], strict=True))
 
 
+@pytest.mark.slow
 def test_resumes_with_batch_norm_statistics(normed: list[Waypoint]) -> None:
     whole = list(following(normed, epochs=2).trace(problems.norm_network()))
     rest = list(following(normed, epochs=2).trace(problems.norm_network(), whole[:2]))
     assert all(same(a, b) for a, b in zip(whole[2:], rest, strict=True))
 
 
+@pytest.mark.slow
 def test_a_source_that_grew_is_refitted_without_repeating(traced: list[Waypoint]) -> None:
     begun = list(following(traced[:5], epochs=1).trace(problems.digits_network()))
     rest = list(following(traced, epochs=1).trace(problems.digits_network(), begun))
@@ -295,6 +307,7 @@ def test_a_budget_ends_it_and_says_so(traced: list[Waypoint]) -> None:
     assert "5 epochs" in found.ended
 
 
+@pytest.mark.slow
 def test_seeds_decide_and_a_refit_can_be_refitted(traced: list[Waypoint]) -> None:
     first, second = (list(following(traced, 3, s, epochs=1).trace(problems.digits_network())) for s in (0, 1))
     assert not all(np.array_equal(a.theta, b.theta) for a, b in zip(first, second, strict=True))
@@ -372,6 +385,7 @@ def job(**changes: object) -> JobSpec:
     return replace(spec, **{"method": small, **changes})
 
 
+@pytest.mark.slow
 def test_a_job_s_networks_are_refitted_by_number() -> None:
     source = build(job(), {})
     path = trail_of(list(source.tracer.trace(source.problem)))

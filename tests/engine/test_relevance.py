@@ -107,6 +107,7 @@ class TestPruning:
         assert Pruning(drop=0.1).bound(-2.0) == pytest.approx(-2.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [problems.digits_network, problems.norm_network, problems.text_network])
 def test_what_is_pruned_never_comes_back(make) -> None:
     problem, found = make(), path(make(), end=0.9)
@@ -117,6 +118,7 @@ def test_what_is_pruned_never_comes_back(make) -> None:
     assert all(w.point.lam is w.point.residual is None for w in found)
 
 
+@pytest.mark.slow
 def test_counts_are_the_schedules() -> None:
     found = path(unclean(), 8, fraction=0.3)
     left = [w.point.n_nonzero for w in found]
@@ -138,6 +140,7 @@ def test_only_what_the_penalty_acts_on_is_pruned_and_pulled() -> None:
     assert last.point.sparsity >= 0.89
 
 
+@pytest.mark.slow
 def test_groups_are_pruned_whole() -> None:
     problem = problems.digits_network()
     grouped = Problem(problem.loss, GroupL2(problem.loss.layout))
@@ -148,6 +151,7 @@ def test_groups_are_pruned_whole() -> None:
     assert output.n_nonzero % output.shape[0] == 0
 
 
+@pytest.mark.slow
 def test_the_pull_lowers_the_weights_and_none_is_plain_training() -> None:
     plain, pulled = (path(problems.digits_network(), 3, gamma=gamma, drop=1.0, end=0.5) for gamma in (0.0, 0.1))
     assert np.array_equal(plain[0].theta, pulled[0].theta)
@@ -166,6 +170,7 @@ def test_one_step_is_adams_on_the_regularised_loss() -> None:
     np.testing.assert_allclose(second.theta, theta.detach(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_networks_within_the_bound_are_pruned_at_once_and_others_trained_on() -> None:
     quick, slow = (path(problems.digits_network(), drop=drop, patience=4) for drop in (1.0, 0.0))
     steps = [np.diff([w.point.effort for w in found]) for found in (quick, slow)]
@@ -182,6 +187,7 @@ def test_a_strict_path_ends_at_the_bound_and_says_so() -> None:
     assert f"beyond a sparsity of {found[-1].sparsity:.4g} is as good" in tracer.ended
 
 
+@pytest.mark.slow
 def test_works_without_accuracy_and_without_validation_data() -> None:
     module = NETWORKS["mlp"]((10,), 1, hidden=(6,))
     regression = NetworkLoss(module, problems.load("diabetes", {}, {}), SquaredError())
@@ -191,6 +197,7 @@ def test_works_without_accuracy_and_without_validation_data() -> None:
     assert np.diff([w.point.effort for w in lasso]) == pytest.approx(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [problems.norm_network, problems.text_network])
 def test_resumes_to_the_bit_with_norms_and_texts(make) -> None:
     whole = path(make(), 4)
@@ -201,6 +208,7 @@ def test_resumes_to_the_bit_with_norms_and_texts(make) -> None:
         assert all(np.array_equal(a.buffers[name], b.buffers[name]) for name in a.buffers)
 
 
+@pytest.mark.slow
 def test_the_zero_network_ends_the_path_when_asked() -> None:
     last = path(problems.digits_network(), 4, end=1.0)[-1].point
     assert (last.n_nonzero, last.penalty) == (0, 0.0)

@@ -112,6 +112,7 @@ def two_outputs(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [Part("mlp"), Part("linear"), Part("tests.engine.test_spec:with_norm")])
 def test_a_rebuilt_network_answers_as_the_traced_one(network: Part) -> None:
     job = spec(network=network)
@@ -164,6 +165,7 @@ def test_building_does_not_touch_the_global_random_state() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.slow
 def test_regression_and_two_class_losses_build() -> None:
     for data, loss in (("diabetes", "auto"), ("breast_cancer", "logistic")):
         experiment = build(spec(network=Part("linear"), data=Part(data), loss=loss), {})

@@ -77,6 +77,7 @@ def same(a: Waypoint, b: Waypoint) -> bool:
 
 
 class TestContract:
+    @pytest.mark.slow
     def test_indices_count_up_and_parents_came_before(self, name: str) -> None:
         found = tracer(name)
         points = [w.point for w in found.trace(problem_for(name))]
@@ -84,6 +85,7 @@ class TestContract:
         assert all(p.parent is None or p.parent < p.index for p in points)
         assert 2 <= len(points) <= 2 * found.expected
 
+    @pytest.mark.slow
     def test_numbers_are_those_of_the_stored_weights(self, name: str) -> None:
         problem = problem_for(name, problems.norm_network)
         for waypoint in islice(tracer(name, 5).trace(problem), 6):
@@ -97,6 +99,7 @@ class TestContract:
             assert point.lam is None or point.residual == problem.residual(theta, grad, point.lam)
             assert point.metrics["l1"] == float(theta.abs().sum())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 7, 11))])
     def test_resumed_is_as_if_never_stopped(self, name: str, stop: int) -> None:
         whole = list(tracer(name).trace(problem_for(name)))
@@ -106,12 +109,14 @@ class TestContract:
         assert len(begun) + len(rest) == len(whole)
         assert all(same(a, b) for a, b in zip(whole, [*begun, *rest], strict=True))
 
+    @pytest.mark.slow
     def test_says_why_it_ended(self, name: str) -> None:
         found = tracer(name, 4)
         assert found.ended == ""
         list(found.trace(problem_for(name)))
         assert "sparsity" in found.ended
 
+    @pytest.mark.slow
     def test_effort_and_seconds_only_grow(self, name: str) -> None:
         points = [w.point for w in tracer(name).trace(problem_for(name))]
         assert all(a.effort < b.effort and a.seconds < b.seconds for a, b in pairwise(points))
@@ -124,6 +129,7 @@ class TestContract:
         assert max(p.sparsity for p in points) >= 0.5
 
 
+@pytest.mark.slow
 def test_every_network_is_stored_with_the_batch_norm_statistics_of_its_weights() -> None:
     problem = problems.norm_network()
     for waypoint in tracer("default").trace(problem):
@@ -133,6 +139,7 @@ def test_every_network_is_stored_with_the_batch_norm_statistics_of_its_weights()
         torch.testing.assert_close(dict(problem.loss.buffers), stored)
 
 
+@pytest.mark.slow
 def test_resumes_with_batch_norm_statistics() -> None:
     whole = list(tracer("default").trace(problems.norm_network()))
     rest = list(tracer("default").trace(problems.norm_network(), whole[:5]))
@@ -173,6 +180,7 @@ def test_the_path_covers_the_range_evenly_with_as_many_points_as_asked() -> None
     assert gaps.max() <= 3 * np.median(gaps)
 
 
+@pytest.mark.slow
 def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None:
     found = list(continuation(40, 0, Budget()).trace(problems.digits_network(32, 700)))
     cost = np.diff([w.point.effort for w in found], prepend=0.0)
@@ -185,6 +193,7 @@ def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None
         assert here.loss - denser.loss <= QUALITIES["balanced"].slack * (line - denser.loss) + 1e-6
 
 
+@pytest.mark.slow
 def test_of_many_samples_an_eighth_judges_means() -> None:
     problem = problems.many_samples()
     found = list(continuation(20, 0, Budget(), quality="draft").trace(problem))
@@ -195,6 +204,7 @@ def test_of_many_samples_an_eighth_judges_means() -> None:
     assert means == pytest.approx([1 + 3 / 8 / 3] * len(means))
 
 
+@pytest.mark.slow
 def test_no_mean_stays_as_it_is_under_a_group_penalty() -> None:
     network = problems.digits_network(16)
     grouped = Problem(network.loss, GroupL2(network.loss.layout))
@@ -214,12 +224,14 @@ def test_later_sweeps_only_improve() -> None:
     assert volumes[2] > volumes[0]
 
 
+@pytest.mark.slow
 def test_the_zero_network_ends_the_path_when_asked() -> None:
     waypoints = tracer("default", 6, sweeps=1, end=1.0).trace(problems.digits_network())
     sparsest = max((w.point for w in waypoints), key=lambda p: p.sparsity)
     assert (sparsest.n_nonzero, sparsest.penalty) == (0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("budget", "word"), [(Budget(epochs=40), "epochs"), (Budget(seconds=0.0), "seconds")])
 def test_a_budget_ends_the_trace_and_says_so(budget: Budget, word: str) -> None:
     found = continuation(50, 0, budget)
@@ -236,6 +248,7 @@ def test_a_budget_of_epochs_is_kept_to_a_tenth(epochs: float, corrector: str) ->
     assert 0.9 * epochs <= last.point.effort <= 1.1 * epochs
 
 
+@pytest.mark.slow
 def test_a_trace_without_a_budget_is_not_held_to_an_earlier_one() -> None:
     problem, budgets = problems.digits_network(), (Budget(), Budget(epochs=5), Budget())
     firsts = [next(iter(continuation(4, 0, budget, **QUICK).trace(problem))) for budget in budgets]
@@ -282,6 +295,7 @@ class NotANumber(nn.Module):
         return self.layer(x.flatten(1)) * (math.nan if self.calls > 500 else 1.0)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_with_the_reason_and_keeps_the_points() -> None:
     problem = problems.network_problem(NotANumber(), problems.load("digits", {}, {}))
     found: list[Waypoint] = []
@@ -305,12 +319,14 @@ def test_one_point_is_no_path() -> None:
             factory(1, 0, Budget(), **needed)
 
 
+@pytest.mark.slow
 def test_different_seeds_give_different_networks() -> None:
     problem = problems.digits_network()
     first, second = (next(iter(continuation(4, seed, Budget(), **QUICK).trace(problem))) for seed in (0, 1))
     assert not np.array_equal(first.theta, second.theta)
 
 
+@pytest.mark.slow
 def test_permuting_hidden_units_leaves_the_exact_path() -> None:
     X = torch.tensor(problems.diabetes().X)
     y = torch.tensor(problems.diabetes().y)

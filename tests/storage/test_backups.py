@@ -44,6 +44,7 @@ def test_a_backup_is_one_file_with_everything(live: Store, tmp_path: Path) -> No
         assert other.verify() == ()
 
 
+@pytest.mark.slow
 def test_a_backup_while_a_worker_writes_is_one_moment(live: Store, tmp_path: Path) -> None:
     lease, started, stop = claimed(live), threading.Event(), threading.Event()
 

@@ -97,6 +97,7 @@ def test_pages_are_given_back_while_another_connection_reads(on_file: Store, fil
     assert file.stat().st_size < HEAVY
 
 
+@pytest.mark.slow
 def test_garbage_collection_shrinks_postgresql(postgresql_server: str) -> None:
     with new_database(postgresql_server) as url, Store(url) as store:
         store.migrate()
@@ -110,6 +111,7 @@ def test_garbage_collection_shrinks_postgresql(postgresql_server: str) -> None:
         assert store.waypoint(kept, 0).theta.tobytes() == heavy(99).tobytes()
 
 
+@pytest.mark.slow
 def test_garbage_collection_lets_postgresql_use_the_space_again(postgresql_server: str) -> None:
     with new_database(postgresql_server) as url, Store(url) as store:
         store.migrate()
@@ -156,6 +158,7 @@ def test_a_dry_run_tells_the_empty_pages_of_an_old_file(file: Path) -> None:
         assert store.gc().disk_bytes >= 0.9 * told.disk_bytes
 
 
+@pytest.mark.slow
 def test_garbage_collection_and_a_worker_at_the_same_time(own: Store, together: object) -> None:
     lease = claimed(own)
 

@@ -191,6 +191,7 @@ def test_a_waypoint_comes_back_as_appended(store: Store) -> None:
     assert store.front(lease.job_id).points == tuple(w.point for w in waypoints)
 
 
+@pytest.mark.slow
 @given(st.lists(NUMBERS, min_size=1, max_size=3))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_number_keeps_its_bits(store: Store, values: list[dict]) -> None:
@@ -361,6 +362,7 @@ def test_deleted_ids_are_not_used_again(store: Store) -> None:
     assert submitted(store).id > job.id
 
 
+@pytest.mark.slow
 def test_jobs_that_share_weights_come_and_go_at_the_same_time(
     store: Store, database: Database, together: Callable
 ) -> None:
@@ -424,6 +426,7 @@ def test_numbers_of_deleted_events_are_not_used_again(store: Store) -> None:
     assert store.events(submitted(store).id)[0].seq == last + 1
 
 
+@pytest.mark.slow
 def test_a_reader_misses_nothing_that_commits_late(store: Store, together: Callable) -> None:
     leases = [claimed(store) for _ in range(3)]
     start, n = store.last_seq(), 25

@@ -116,6 +116,7 @@ def test_a_broken_file_is_damage_not_an_outage(tmp_path: Path) -> None:
                 ask()
 
 
+@pytest.mark.slow
 def test_pages_that_were_overwritten_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with Store(f"sqlite:///{path}") as store:

@@ -61,6 +61,7 @@ def assert_same(found: NDArray, expected: NDArray) -> None:
     assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 @given(floats())
 def test_decode_inverts_encode(array: NDArray) -> None:
     assert_same(weights.decode(weights.encode(array)), array)
@@ -71,6 +72,7 @@ def test_places_are_kept_however_many_there_are(array: NDArray) -> None:
     assert_same(weights.decode(weights.encode(array)), array)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), st.one_of(floats(), spread()), max_size=3))
 def test_bytes_of_the_first_version_are_read(arrays: dict[str, NDArray]) -> None:
     frame = first_frame(arrays)
@@ -102,6 +104,7 @@ def test_the_payload_of_a_nan_survives() -> None:
     assert_same(weights.decode(weights.encode(array)), array)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), hnp.arrays(plain_dtypes(), SHAPES), max_size=4))
 def test_arrays_of_any_plain_type_survive_with_names_and_order(arrays: dict[str, NDArray]) -> None:
     found = weights.decode_arrays(weights.encode_arrays(arrays))
@@ -121,6 +124,7 @@ def test_decoded_arrays_are_the_callers_own() -> None:
     assert_same(weights.decode(payload), np.arange(3.0))
 
 
+@pytest.mark.slow
 @given(floats())
 def test_equal_arrays_have_equal_addresses(array: NDArray) -> None:
     assert weights.digest(weights.encode(array)) == weights.digest(weights.encode(array.copy()))
@@ -159,6 +163,7 @@ def test_damage_to_a_frame_is_noticed_or_harmless(array: NDArray, data: st.DataO
         assert isinstance(weights.decode(zstandard.compress(bytes(frame))), np.ndarray)
 
 
+@pytest.mark.slow
 @given(floats(), st.data())
 def test_damage_is_noticed(array: NDArray, data: st.DataObject) -> None:
     payload = weights.encode(array)
@@ -172,6 +177,7 @@ def test_damage_is_noticed(array: NDArray, data: st.DataObject) -> None:
     assert_same(found, array)
 
 
+@pytest.mark.slow
 @given(floats(), st.data())
 def test_a_lost_tail_is_noticed_without_an_address(array: NDArray, data: st.DataObject) -> None:
     frame = zstandard.decompress(weights.encode(array))
