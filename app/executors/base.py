@@ -101,9 +101,9 @@ class Executor(ABC):
         for run in tuple(self._runs):
             outcome = run.outcome()
             if outcome is not None:
-                self._note(run, outcome)
                 held = self._store.expire(run.name)
                 self._rest(run.job_id, 0.0 if held or outcome.status == 0 else self._settings.lease_seconds)
+                self._note(run, outcome)
                 self._runs.remove(run)
                 log.info("worker ended", job_id=run.job_id, worker=run.name, status=outcome.status)
 
