@@ -46,6 +46,24 @@ class Group:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle that one group of seeds attains more often than another.
+
+    Parameters
+    ----------
+    best, worst : (float, float)
+        Its corners in the objectives' own units; the worst one is infinite where it has no end.
+    share : float
+        Share of the first group's runs that attain it, minus that of the second's; never 0.
+    """
+
+    best: tuple[float, float]
+    worst: tuple[float, float]
+    share: float
+
+
+@final
 @dataclass(frozen=True)
 class Compared:
     """Jobs whose fronts are on one scale.
@@ -76,6 +94,17 @@ class Compared:
             return None
         found = attainment(group.runs, self.objectives)
         return Attainment(*(surface * self.signs for surface in (found.best, found.median, found.worst)))
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The numbers of any two groups with seeds enough to tell where one attains more often."""
+        enough = [i for i, group in enumerate(self.groups) if len(group.runs) >= FEWEST_SEEDS]
+        return tuple(combinations(enough, 2))
+
+    def regions(self, first: int, second: int) -> tuple[Region, ...]:
+        """Where the groups of these numbers attain unequally often."""
+        rectangles = attainment_difference(self.groups[first].runs, self.groups[second].runs, self.objectives)
+        return tuple(_region(row, self.signs) for row in rectangles)
 
     @property
     def signs(self) -> tuple[float, ...]:
@@ -119,7 +148,7 @@ def compare_document(found: Compared) -> Document:
         "coverage": figures.coverage,
         "epsilon": figures.epsilon,
         "groups": [_group(found, group) for group in found.groups],
-        "differences": list(_differences(found)),
+        "differences": [_difference(found, *pair) for pair in found.pairs],
     }
     return dict(plain(document))
 
@@ -151,16 +180,14 @@ def _group(found: Compared, group: Group) -> Document:
     return {"label": group.label, "jobs": [job.id for job in group.jobs], "attainment": attained}
 
 
-def _differences(found: Compared) -> Iterable[Document]:
-    enough = [(i, group) for i, group in enumerate(found.groups) if len(group.runs) >= FEWEST_SEEDS]
-    for (i, one), (j, other) in combinations(enough, 2):
-        rectangles = attainment_difference(one.runs, other.runs, found.objectives)
-        yield {"groups": [i, j], "regions": [_region(row, found.signs) for row in rectangles]}
+def _difference(found: Compared, first: int, second: int) -> Document:
+    regions = [{"from": r.best, "to": r.worst, "share": r.share} for r in found.regions(first, second)]
+    return {"groups": [first, second], "regions": regions}
 
 
-def _region(row: Array, signs: Sequence[float]) -> Document:
-    corners = [(row[start : start + 2] * signs).tolist() for start in (0, 2)]
-    return {"from": corners[0], "to": corners[1], "share": float(row[4])}
+def _region(row: Array, signs: Sequence[float]) -> Region:
+    best, worst = (tuple((row[start : start + 2] * signs).tolist()) for start in (0, 2))
+    return Region(best, worst, float(row[4]))
 
 
 def _in_units(values: Sequence[float], found: Compared) -> list[float] | None:

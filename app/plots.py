@@ -5,12 +5,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from app.comparing import Compared, Group
+from app.comparing import Compared, Group, Region
 from app.wording import duration, label, number, percent, show
 from engine.comparison import Attainment
 from engine.front import OBJECTIVES, Array, Front, ParetoPoint, is_maximised
@@ -26,6 +26,8 @@ CONFIG: dict[str, Any] = {
 }
 SPARK_POINTS = 60
 LOG_TICKS, LINEAR_TICKS = 4, 8
+DEPTHS = {1 / 3: (0.22, "up to 1/3"), 2 / 3: (0.48, "1/3 to 2/3"), 1.0: (0.8, "over 2/3")}
+BAND_DEPTH, ROUNDING = 0.16, 1e-9
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -114,6 +116,28 @@ def compare_figure(compared: Compared, log_x: bool = True, theme: Theme | None =
     frame = _frame(compared, log_x)
     traces = [trace for i, group in enumerate(compared.groups) for trace in _group(compared, group, i, frame, theme)]
     return go.Figure(traces, _compare_layout(compared, log_x, theme))
+
+
+def difference_figure(
+    compared: Compared, pair: tuple[int, int], log_x: bool = True, theme: Theme | None = None
+) -> go.Figure:
+    """Where one of two groups of seeds attains more often than the other, in its colour, about both medians.
+
+    The depth of a colour says by how large a share of the runs. `pair` is one of ``compared.pairs``.
+    """
+    theme = theme or THEMES["light"]
+    groups = [compared.groups[place] for place in pair]
+    shown = replace(compared, fronts=tuple(front for group in groups for front in group.runs))
+    frame, colours = _frame(shown, log_x), [theme.series[place % len(theme.series)] for place in pair]
+    sides = zip(groups, colours, (1, -1), strict=True)
+    regions = compared.regions(*pair)
+    ahead = [trace for group, colour, sign in sides for trace in _ahead(group, colour, sign, regions, frame)]
+    medians = [
+        _median(surfaces, colour, frame)
+        for group, colour in zip(groups, colours, strict=True)
+        if (surfaces := compared.surfaces(group))
+    ]
+    return go.Figure([*ahead, *medians], _compare_layout(shown, log_x, theme))
 
 
 def layers_figure(point: ParetoPoint, theme: str = "light") -> go.Figure:
@@ -236,8 +260,37 @@ def _median(surfaces: Attainment, colour: str, frame: _Frame) -> go.Scatter:
 
 def _band(surfaces: Attainment, colour: str, frame: _Frame) -> go.Scatter:
     outline = _staircase(surfaces.best, frame) + _staircase(surfaces.worst, frame)[::-1]
-    style = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": _faint(colour)}
+    style = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": _faint(colour, BAND_DEPTH)}
     return _silent(outline, style)
+
+
+def _ahead(group: Group, colour: str, sign: int, regions: Sequence[Region], frame: _Frame) -> list[go.Scatter]:
+    """A trace for every depth of a group's colour in which any region is."""
+    found, traces, least = [(sign * region.share, region) for region in regions], [], 0.0
+    for most, (depth, words) in DEPTHS.items():
+        corners = [corner for share, r in found if least < share <= most + ROUNDING for corner in _outline(r, frame)]
+        name = f"{group.label}, {words} of runs"
+        traces += [_region_trace(corners, name, _faint(colour, depth))] if corners else []
+        least = most + ROUNDING
+    return traces
+
+
+def _outline(region: Region, frame: _Frame) -> list[tuple[float, float]]:
+    """The corners of a region inside the frame, and a gap after them; none where nothing of it is inside."""
+    left, right = max(region.best[0], frame.least), min(region.worst[0], frame.most)
+    near, far = region.best[1], _nearer(region.worst[1], frame.worst, region.best[1])
+    corners = [(left, near), (right, near), (right, far), (left, far), (left, near), (math.nan, math.nan)]
+    return corners if left < right else []
+
+
+def _nearer(one: float, other: float, place: float) -> float:
+    return min(one, other, key=lambda value: abs(value - place))
+
+
+def _region_trace(corners: Sequence[tuple[float, float]], name: str, colour: str) -> go.Scatter:
+    style = {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": colour}
+    x, y = ([corner[i] for corner in corners] for i in (0, 1))
+    return go.Scatter(x=x, y=y, name=name, text=name, uid=name, hoveron="fills", hoverinfo="text", **style)
 
 
 def _staircase(corners: Array, frame: _Frame) -> list[tuple[float, float]]:
@@ -254,9 +307,9 @@ def _silent(corners: Sequence[tuple[float, float]], style: dict[str, Any]) -> go
     return go.Scatter(x=x, y=y, hoverinfo="skip", showlegend=False, **style)
 
 
-def _faint(colour: str) -> str:
+def _faint(colour: str, depth: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.16)"
+    return f"rgba({red},{green},{blue},{depth})"
 
 
 def _visible(front: Front, frame: _Frame) -> list[ParetoPoint]:

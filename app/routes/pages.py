@@ -19,7 +19,7 @@ from app import wording
 from app.comparing import COMPARED, Compared, axes, compare_document
 from app.documents import progress, study_progress
 from app.forms import Field, fields, stands_alone, typed
-from app.plots import CONFIG, THEMES, View, compare_figure, front_figure, layers_figure, sparkline
+from app.plots import CONFIG, THEMES, View, compare_figure, difference_figure, front_figure, layers_figure, sparkline
 from app.routes.fronts import job_ids
 from app.schemas import MOST_JOBS, JobIn, described, settings_model
 from app.service import Service
@@ -144,6 +144,21 @@ def compare_plot(
     """The figure of several fronts, ready for ``Plotly.react``."""
     found = _service(request).compared(asked.ids, asked.names)
     return _figure_response(compare_figure(found, log_x, THEMES.get(theme)))
+
+
+@router.get("/compare/difference.json")
+def difference_plot(
+    request: Request,
+    asked: Annotated[Asked, Depends()],
+    pair: Annotated[int, Query(ge=0)] = 0,
+    log_x: bool = True,
+    theme: str = "light",
+) -> Response:
+    """The figure of where one group of seeds attains more often than another; `pair` counts the pairs of groups."""
+    found = _service(request).compared(asked.ids, asked.names)
+    if pair >= len(found.pairs):
+        raise NotFound(f"there is no pair {pair} of groups of three seeds or more among these jobs")
+    return _figure_response(difference_figure(found, found.pairs[pair], log_x, THEMES.get(theme)))
 
 
 @router.get("/studies/{study_id:int}")

@@ -237,13 +237,15 @@ def test_a_finished_job_is_refitted_by_a_button(watched: Watched, traced: str) -
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service with three seeds of one method, one job of another, and one on other data."""
+    """The address of a service with three seeds of two methods, one job of another, and one on other data."""
     folder = tmp_path_factory.mktemp("compared")
     with open_store(settings_in(folder, database_url="")) as store:
         for seed in range(3):
             done(store, (3, 2, 1 + seed / 10), method=method("continuation"), seed=seed)
         done(store, (4, 3, 2), method=method("pruning"))
         done(store, facts={"data_digest": "another"}, data={"name": "wine", "params": {}})
+        for seed in range(3):
+            done(store, (2.8, 2.2, 1.5), method=method("weighted_sum"), seed=seed)
     with served(folder) as found:
         yield found
 
@@ -271,6 +273,18 @@ def test_ticked_jobs_are_compared_on_axes_that_are_chosen(context: BrowserContex
 
     page.locator("#figures tbody a").first.click()
     expect(page).to_have_url(re.compile(r"/jobs/4$"))
+    assert watched.wrong == []
+
+
+def test_where_one_method_attains_more_often_is_coloured_and_named(context: BrowserContext, compared: str) -> None:
+    watched = Watched(context.new_page(), compared)
+    page = watched.open("/compare?jobs=1,2,3,6,7,8")
+    legend = page.locator("#difference .legendtext")
+    expect(legend).to_have_text(["continuation, over 2/3 of runs", "weighted_sum, over 2/3 of runs"])
+    expect(page.get_by_label("Groups", exact=True)).to_have_value("0")
+    page.get_by_label("Axes", exact=True).select_option("n_nonzero,loss")
+    expect(page.locator("#difference .xtitle")).to_contain_text("nonzero weights")
+    assert fits(page)
     assert watched.wrong == []
 
 

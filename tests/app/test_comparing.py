@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from app.comparing import axes, compare_document, compared
 from app.lineages import lineage
-from app.plots import compare_figure
+from app.plots import compare_figure, difference_figure
 from app.service import Service
 from engine.comparison import compare as figures_of
 from engine.front import Front
@@ -274,3 +275,64 @@ def test_a_group_that_cannot_be_drawn_is_still_in_the_legend(store: Store) -> No
     found = compared([lineage(store, store.job(job))], {job: zero}, ("l1", "loss"))
     marker = json.loads(compare_figure(found).to_json(), parse_constant=pytest.fail)["data"][-1]
     assert (marker["x"], marker["y"], marker["customdata"]) == ([None], [None], [])
+
+
+# Differences of attainment
+
+
+def difference(store: Store, jobs: list[int], log_x: bool = False) -> list[Any]:
+    """The filled traces of the first two groups."""
+    found = compared([lineage(store, store.job(job)) for job in jobs], store.fronts(jobs), ("l1", "loss"))
+    drawn = json.loads(difference_figure(found, found.pairs[0], log_x).to_json(), parse_constant=pytest.fail)["data"]
+    return [trace for trace in drawn if trace.get("fill")]
+
+
+def here(traces: list[Any], x: float, y: float) -> list[str]:
+    """The names of the traces that fill a place."""
+    return [trace["name"] for trace in traces if any(_holds(trace, i, x, y) for i in range(0, len(trace["x"]), 6))]
+
+
+def _holds(trace: Any, start: int, x: float, y: float) -> bool:
+    xs, ys = trace["x"][start : start + 5], trace["y"][start : start + 5]
+    return bool(min(xs) < x < max(xs) and min(ys) < y < max(ys))
+
+
+def name(first: int, second: int) -> list[str]:
+    """The legend's words for a place that so many of three runs of either group attain."""
+    who = "continuation" if first > second else "pruning"
+    more = ["", "up to 1/3", "1/3 to 2/3", "over 2/3"][abs(first - second)]
+    return [f"{who}, {more} of runs"] if more else []
+
+
+def test_every_place_has_the_colour_of_the_group_more_of_whose_runs_attain_it(store: Store) -> None:
+    losses = {"continuation": [(4, 2.5, 1), (4, 3, 1.5), (5, 2, 1)], "pruning": [(3, 2, 1.2), (3.5, 2, 1.2), (4, 4, 4)]}
+    jobs = [done(store, run, method=method(who), seed=s) for who, runs in losses.items() for s, run in enumerate(runs)]
+    traces = difference(store, jobs)
+    seen = set()
+    for x, y in product((1.5, 2.5), (1.1, 1.3, 1.7, 2.2, 2.8, 3.2, 3.7, 4.5)):
+        counts = [sum(min(run[: int(x)]) <= y for run in losses[who]) for who in ("continuation", "pruning")]
+        assert here(traces, x, y) == name(*counts)
+        seen.add(counts[0] - counts[1])
+    assert seen >= {-2, -1, 0}
+    assert here(difference(store, jobs, log_x=True), 1.5, 3.2) == here(traces, 1.5, 3.2)
+
+
+def test_groups_that_attain_the_same_differ_nowhere(store: Store) -> None:
+    jobs = [done(store, method=method(who), seed=s) for who in ("continuation", "pruning") for s in range(3)]
+    assert difference(store, jobs) == []
+
+
+def test_the_page_shows_differences_where_there_are_seeds_enough(client: TestClient, seeds: list[int]) -> None:
+    found = page(client, f"/compare?jobs={','.join(map(str, seeds))}")
+    assert found.by_id("difference")["role"] == "img"
+    assert "pair" in found.labelled
+    assert "continuation and pruning" in found.text
+    fewer = page(client, f"/compare?jobs={','.join(map(str, seeds[1:]))}")
+    assert not [div for div in fewer.all("div") if div.get("id") == "difference"]
+
+
+def test_the_difference_of_no_such_pair_is_not_found(client: TestClient, seeds: list[int]) -> None:
+    address = f"/compare/difference.json?jobs={','.join(map(str, seeds))}"
+    assert client.get(address).json()["data"]
+    missing = client.get(f"{address}&pair=1")
+    assert missing.status_code == 404
