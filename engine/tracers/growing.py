@@ -30,9 +30,11 @@ Count = Annotated[int, Ge(1)]
 
 WEIGHTS, WIDTHS, GROWN = "weights", "widths", "grown"
 BATCH_SHARE, LARGEST_BATCH = 48, 256
-STEPS, FINE_TUNE_STEPS = 480, 720
+STEPS, FINE_TUNE_STEPS = 120, 960
 FIRST_SHARE = 0.1
 FINE_TUNE_DECAY = 0.05
+TIME = 1.0
+ROUNDING = 1e-9
 
 
 @final
@@ -72,12 +74,12 @@ class HiddenLayer:
         norms = self.made(theta).norm(dim=1)
         return float(norms.sum() / norms.count_nonzero())
 
-    def drop_(self, values: Tensor, dropped: Tensor) -> None:
-        """Write zero over all that belongs to the units of the mask `dropped`, shape (n_units,)."""
-        self.made(values)[dropped] = 0
-        self.read(values)[:, dropped] = 0
+    def drop_(self, values: Tensor, width: int) -> None:
+        """Write zero over all that belongs to the units after the first `width`."""
+        self.made(values)[width:] = 0
+        self.read(values)[:, width:] = 0
         if self.bias:
-            view(values, self.bias)[dropped] = 0
+            view(values, self.bias)[width:] = 0
 
 
 def hidden_layers(blocks: Sequence[Block]) -> tuple[HiddenLayer, ...]:
@@ -125,14 +127,9 @@ class Widest:
 
     def mask(self, widths: Sequence[int]) -> Tensor:
         """The weights of the network with so many leading units in each hidden layer; bool, shape (n_params,)."""
-        orders = [torch.arange(layer.n_units, device=self._start.device) for layer in self.layers]
-        return self.without([order >= width for order, width in zip(orders, widths, strict=True)])
-
-    def without(self, dropped: Sequence[Tensor]) -> Tensor:
-        """The weights that no unit has of each layer's mask, shape (n_units,); bool, shape (n_params,)."""
         kept = torch.ones_like(self._start, dtype=torch.bool)
-        for layer, units in zip(self.layers, dropped, strict=True):
-            layer.drop_(kept, units)
+        for layer, width in zip(self.layers, widths, strict=True):
+            layer.drop_(kept, width)
         return kept
 
     def fresh(self, widths: Sequence[int]) -> Tensor:
@@ -160,19 +157,19 @@ class Growth:
         Share of a layer's units that must have entered for it to be saturated, in (0, 1].
     filters, units : int, optional
         Of each convolution and of each dense layer to begin with; a share of the widest if None.
-    growth : int, optional
-        Filters or units that a saturated layer gets at least; as many as lead to the widest in `points` networks if
+    growth : int
+        Filters or units that a saturated layer gets at least.
+    factor : float, optional
+        By which a saturated layer grows at least, rounded up; the one that leads to the widest in `points` networks if
         None.
-    factor : float
-        By which a saturated layer grows at least, rounded down.
     """
 
     points: int
     tau: float
     filters: int | None
     units: int | None
-    growth: int | None
-    factor: float
+    growth: int
+    factor: float | None
 
     def first(self, layer: HiddenLayer) -> int:
         """The width that a layer begins with."""
@@ -183,8 +180,9 @@ class Growth:
         """The width in the next network, where the units of the mask `entered`, shape (n_units,), have entered."""
         if int(entered.count_nonzero()) < self.tau * width:
             return width
-        even = math.ceil((layer.n_units - self.first(layer)) / max(self.points - 2, 1))
-        return min(max(width + (self.growth or even), int(self.factor * width)), layer.n_units)
+        even = (layer.n_units / self.first(layer)) ** (1 / max(self.points - 2, 1))
+        grown = math.ceil((self.factor or even) * width - ROUNDING)
+        return min(max(width + self.growth, grown), layer.n_units)
 
 
 @final
@@ -225,10 +223,13 @@ class Training:
 
     Parameters
     ----------
-    rate, nu, kappa : float
-        Learning rate, tie and size of the sparse twin.
+    rate, kappa : float
+        Learning rate, and size of the sparse twin.
+    nu : float, optional
+        Tie of the twin; if None, one by which weights that the loss leaves alone shrink to exp(-TIME) of their size.
     strength : float
-        How large a unit's incoming weights must be on average to enter, relative to fresh ones.
+        How large a unit's incoming weights must be on average to enter, relative to fresh ones that the loss leaves
+        alone.
     epochs, fine_tune_epochs : int, optional
         Passes over the data for each network, and for the fine-tuning; STEPS and FINE_TUNE_STEPS steps if None.
     batch : int, optional
@@ -236,7 +237,7 @@ class Training:
     """
 
     rate: float
-    nu: float
+    nu: float | None
     kappa: float
     strength: float
     epochs: int | None
@@ -252,11 +253,12 @@ class Training:
             Norm of a fresh unit's incoming weights.
         """
         batches, parts = list(self._batches(network.loss, seed, self.epochs, STEPS)), network.parts()
-        time = len(batches) * self.rate / self.nu
-        groups = [_group(layer, parts, self.strength * time * norm) for layer, norm in norms.items()]
+        nu = self.nu or len(batches) * self.rate * self.kappa / TIME
+        dual = _untouched(self.kappa * self.rate / nu, len(batches)) / self.kappa
+        groups = [_group(layer, parts, self.strength * dual * norm) for layer, norm in norms.items()]
         grouped = {layer.weight for layer in norms}
         rest = {"params": [part for block, part in parts.items() if block not in grouped]}
-        optimizer = DessiLBI([*groups, rest], self.rate, kappa=self.kappa, nu=self.nu)
+        optimizer = DessiLBI([*groups, rest], self.rate, kappa=self.kappa, nu=nu)
         network.descend(optimizer, parts, batches)
         return [entered.flatten(1).any(dim=1) for _, entered in islice(optimizer.supports(), len(groups))]
 
@@ -273,6 +275,11 @@ class Training:
         return mini_batches(loss, seed, size, epochs, steps)
 
 
+def _untouched(decay: float, steps: int) -> float:
+    """What the dual of a weight of 1 reaches that nothing but the tie moves: the sum of ``decay (1 - decay)^k``."""
+    return 1 - max(0.0, 1 - decay) ** steps
+
+
 def _group(layer: HiddenLayer, parts: Mapping[Block, Tensor], strength: float) -> dict[str, Any]:
     """The optimiser's group of a hidden layer's incoming weights; a unit enters at a dual norm of `strength`."""
     penalty = GroupL2([replace(layer.weight, start=0)])
@@ -284,8 +291,8 @@ def _group(layer: HiddenLayer, parts: Mapping[Block, Tensor], strength: float) -
 class Growing(Tracer):
     """Train a small network, widen the layers most of whose units are needed, and train on, until none is.
 
-    Units are needed that have entered the sparse twin of split Bregman iterations; each network is stored without the
-    others, from small to wide, and the last one fine-tuned. They have no strength and no certificate.
+    Units are needed that have entered the sparse twin of split Bregman iterations; every network is stored, from small
+    to wide, and the last one fine-tuned. They have no strength and no certificate.
 
     Parameters
     ----------
@@ -335,11 +342,11 @@ class Growing(Tracer):
         before, widths, index = last.memory[WIDTHS].tolist(), last.memory[GROWN].tolist(), last.point.index + 1
         kept = torch.from_numpy(last.memory[WEIGHTS].copy()).to(problem.loss.device)
         if before == widths:
-            return self._fine_tuned(problem, clock, _Stage(index, widths, kept))
+            return self._fine_tuned(problem, clock, widest, _Stage(index, widths, kept))
         return self._selected(problem, clock, widest, _Stage(index, widths, widest.grown(kept, before, widths)))
 
     def _selected(self, problem: Problem, clock: Clock, widest: Widest, stage: "_Stage") -> Waypoint:
-        """Train a network of new widths; its needed units, and the widths that are to come."""
+        """Train a network of new widths; it, and the widths that are to come."""
         network = Network(problem.loss, stage.theta, widest.mask(stage.widths))
         fresh = widest.fresh(stage.widths)
         entered = self._training.select(
@@ -348,14 +355,11 @@ class Growing(Tracer):
         each = zip(widest.layers, stage.widths, entered, strict=True)
         more = stage.index + 2 < self._growth.points
         grown = [self._growth.after(*layer) for layer in each] if more else stage.widths
-        needed = widest.without([~units & units.any() for units in entered])
-        projected = torch.where(needed, stage.theta, 0.0)
-        kept = projected if list(grown) == list(stage.widths) else stage.theta
-        memory = {WEIGHTS: kept.cpu().numpy().copy(), WIDTHS: stage.widths, GROWN: grown}
-        return _waypoint(problem, clock, projected, stage.index, memory)
+        memory = {WEIGHTS: stage.theta.cpu().numpy().copy(), WIDTHS: stage.widths, GROWN: grown}
+        return _waypoint(problem, clock, stage.theta, stage.index, memory)
 
-    def _fine_tuned(self, problem: Problem, clock: Clock, stage: "_Stage") -> Waypoint:
-        network = Network(problem.loss, stage.theta, stage.theta != 0)
+    def _fine_tuned(self, problem: Problem, clock: Clock, widest: Widest, stage: "_Stage") -> Waypoint:
+        network = Network(problem.loss, stage.theta, widest.mask(stage.widths))
         self._training.fine_tune(network, self._draw(stage.index))
         return _waypoint(problem, clock, stage.theta, stage.index, {WIDTHS: stage.widths})
 
@@ -388,15 +392,15 @@ def growing(  # noqa: PLR0913 - every argument is a setting of the user's
     seed: int,
     budget: Budget,
     *,
-    tau: Annotated[float, Gt(0), Le(1)] = 0.8,
+    tau: Annotated[float, Gt(0), Le(1)] = 0.5,
     filters: Count | None = None,
     units: Count | None = None,
-    growth: Count | None = None,
-    factor: Annotated[float, Ge(1)] = 1.1,
+    growth: Count = 1,
+    factor: Annotated[float, Ge(1)] | None = None,
     rate: Positive = 2e-2,
-    nu: Positive = 100.0,
+    nu: Positive | None = None,
     kappa: Positive = 1.0,
-    strength: Positive = 0.9,
+    strength: Positive = 1.1,
     epochs: Count | None = None,
     fine_tune_epochs: Count | None = None,
     batch: Count | None = None,
@@ -413,25 +417,26 @@ def growing(  # noqa: PLR0913 - every argument is a setting of the user's
     units : int
         Units of each dense layer to begin with; a tenth of the network's by default.
     growth : int
-        Filters or units that a layer gets at least when it grows; by default as many as reach the network's own width
-        with as many points as asked.
+        Filters or units that a layer gets at least when it grows.
     factor : float
-        By which a layer grows at least.
+        By which a layer grows at least; by default the one that reaches the network's own width with as many points as
+        asked.
     rate : float
         Learning rate; there is a momentum of 0.9.
     nu : float
-        How loosely weights are tied to their sparse twin: with tight ties, units that are not needed soon vanish.
+        How loosely weights are tied to their sparse twin: with tight ties, units that are not needed soon vanish. By
+        default such that weights that the loss leaves alone shrink to a third.
     kappa : float
         Size of the twin's weights as they enter; steps are longer by as much.
     strength : float
-        How large a filter's or unit's weights must be, on average over its network's training and relative to those of
-        a fresh one, for it to be needed.
+        How large a filter's or unit's weights must be for it to be needed, on average over its network's training and
+        relative to those of a fresh one that the loss leaves alone: above 1, the loss must have a use for it.
     epochs : int
-        Passes over the training data for each network; by default as many as make up 480 mini-batch steps, more where
+        Passes over the training data for each network; by default as many as make up 120 mini-batch steps, more where
         there are fewer than 1,000 samples.
     fine_tune_epochs : int
         Passes over the training data for the last network, without selection and at falling rates; by default as many
-        as make up 720 steps.
+        as make up 960 steps.
     batch : int
         Samples in a mini-batch; chosen from the data by default.
     cleanup : bool

@@ -16,7 +16,7 @@ from engine.networks import lenet5
 from engine.problem import Problem
 from engine.spec import JobSpec, Part, check
 from engine.tracers import Budget, Tracer
-from engine.tracers.growing import HiddenLayer, Widest, growing, hidden_layers
+from engine.tracers.growing import Growth, HiddenLayer, Network, Training, Widest, growing, hidden_layers
 from tests.engine import problems
 from tests.engine.test_tracers import same
 
@@ -102,7 +102,7 @@ def test_networks_that_are_no_plain_chain_are_refused_at_once(network: str, data
 @pytest.mark.parametrize("make", [digits, convolutional])
 def test_networks_grow_from_small_to_wide_and_the_last_is_fine_tuned(make: Any) -> None:
     problem = make()
-    path = list(tracer(5, tau=0.2, filters=2).trace(problem))
+    path = list(tracer(5, tau=0.2, filters=2, strength=0.9).trace(problem))
     widths = [w.memory["widths"].tolist() for w in path]
     assert all(a <= b for before, after in pairwise(widths) for a, b in zip(before, after, strict=True))
     assert widths[0] < widths[-2] == widths[-1]
@@ -116,13 +116,27 @@ def test_networks_grow_from_small_to_wide_and_the_last_is_fine_tuned(make: Any) 
     assert all(w.point.lam is None and w.point.residual is None for w in path)
 
 
-@pytest.mark.slow
-def test_a_layer_grows_when_the_share_tau_of_its_units_has_entered() -> None:
-    for tau, grows in ((0.05, True), (1.0, False)):
-        first, second = islice(tracer(tau=tau, units=10, strength=1.1).trace(digits()), 2)
-        entered = int((first.theta[: 16 * 64].reshape(16, 64) != 0).any(axis=1).sum())
-        assert (entered >= tau * 10) == grows
-        assert int(second.memory["widths"][0]) == (12 if grows else 10)
+@pytest.mark.parametrize(("entered", "grows"), [(0, False), (4, False), (5, True), (10, True)])
+def test_a_layer_grows_when_the_share_tau_of_its_units_has_entered(entered: int, grows: bool) -> None:
+    (layer,) = hidden_layers(digits().loss.layout)
+    rules = Growth(points=6, tau=0.5, filters=None, units=None, growth=2, factor=1.0)
+    assert rules.after(layer, 10, torch.arange(16) < entered) == (12 if grows else 10)
+
+
+@pytest.mark.parametrize("nu", [None, 3.0])
+@pytest.mark.parametrize(("strength", "enter"), [(0.999, True), (1.001, False)])
+def test_units_that_the_loss_leaves_alone_enter_below_a_strength_of_one(
+    nu: float | None, strength: float, enter: bool
+) -> None:
+    problem = convolutional()
+    widest = Widest(problem.loss.initial(), problem.loss.layout)
+    theta = widest.fresh((6, 8, 20))
+    for layer in widest.layers:
+        layer.made(theta).div_(layer.made(theta).norm(dim=1, keepdim=True))
+    untouched = Network(problem.loss, theta, torch.zeros_like(theta, dtype=torch.bool))
+    training = Training(0.05, nu, 0.7, strength, 4, 4, None)
+    entered = training.select(untouched, dict.fromkeys(widest.layers, 1.0), 0)
+    assert all(bool(units.all() if enter else not units.any()) for units in entered)
 
 
 @pytest.mark.slow
@@ -135,8 +149,8 @@ def test_by_how_much_layers_grow() -> None:
 
 @pytest.mark.slow
 def test_by_default_growth_leads_to_the_widest_in_as_many_points_as_asked() -> None:
-    path = list(tracer(8, tau=0.01, units=None, growth=None, strength=0.01).trace(digits(20)))
-    assert [int(w.memory["widths"][0]) for w in path] == [2, 5, 8, 11, 14, 17, 20, 20]
+    path = list(tracer(8, tau=0.01, units=None, growth=1, strength=0.01).trace(digits(20)))
+    assert [int(w.memory["widths"][0]) for w in path] == [2, 3, 5, 8, 12, 18, 20, 20]
 
 
 def test_where_no_layer_is_saturated_growth_ends() -> None:
@@ -151,7 +165,7 @@ def test_where_no_layer_is_saturated_growth_ends() -> None:
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resumed_is_as_if_never_stopped(stop: int) -> None:
     def path(*begun: Any) -> list[Any]:
-        return list(tracer(5, tau=0.1, filters=2).trace(convolutional(), begun))
+        return list(tracer(5, tau=0.1, filters=2, strength=0.9).trace(convolutional(), begun))
 
     whole = path()
     rest = path(*whole[:stop])

@@ -43,7 +43,7 @@ SETTINGS = {
     "dropout": {"epochs": 2, "first_epochs": 10, "end": 0.999},
     "dropout, variational": {"epochs": 2, "first_epochs": 10, "end": 0.999, "variant": "variational_local_additive"},
     "dessilbi": {"epochs": 40, "strength": 0.3, "dense": 0.3},
-    "growing": {"epochs": 5, "fine_tune_epochs": 5, "tau": 0.01, "units": 1, "growth": 1, "strength": 0.01},
+    "growing": {"epochs": 5, "fine_tune_epochs": 5, "tau": 0.01, "units": 1, "factor": 1.0, "strength": 0.01},
     "linbreg": {"epochs": 40, "strength": 0.1, "rate": 0.1, "density": 0.01, "dense": 0.3},
 }
 WITHOUT_STRENGTH = {"dessilbi", "growing", "linbreg", "relevance"}
