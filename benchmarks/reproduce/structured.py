@@ -7,8 +7,8 @@ from benchmarks.reproduce.experiment import Experiment, Found, Job, Row, Setting
 from engine.front import Array, Waypoint
 
 IMAGES, TEXT = "mnist10k.npz", "tinyshakespeare.txt"
-FILTERS = ("l1", "group_l2", "group_mcp:plateau=0.3", "sparse_group")
-UNITS = ("l1", "group_l2:groups=head", "group_l2:groups=input", "group_mcp:groups=head,plateau=0.3")
+FILTERS = ("l1", "group_l2", "group_mcp", "sparse_group")
+UNITS = ("l1", "group_l2:groups=head", "group_l2:groups=input", "group_mcp:groups=head")
 ZEROS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
 HEADS = 4
 METHOD = "continuation:anchor_epochs=10,epochs=2"

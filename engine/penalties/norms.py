@@ -225,7 +225,8 @@ class GroupMCP(GroupNorms):
         "input" (what reads an input or channel of a layer), "feature" (what reads an input of the network; units in
         later layers), or "head" (an attention head; units elsewhere).
     plateau : float
-        Norm of a group from which on it is charged no more, and not shrunk.
+        Norm of a group from which on it is charged no more, and not shrunk. Groups beyond it from the start can only
+        be dropped whole: choose it above the norms that they begin with, about 0.6 for units.
     parameters : str
         Which parameters are penalised: "weights" (no biases, no norm layers), "all", or comma-separated name patterns.
 
