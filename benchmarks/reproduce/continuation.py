@@ -53,4 +53,5 @@ EXPERIMENT = Experiment(
         Study("iris, 4-4-4-3 tanh, 30 flowers for training as in the paper; 40 points asked", partial(rows, "iris")),
         Study("digits, 64-32-10; 40 points asked", partial(rows, "digits")),
     ),
+    seeds=3,
 )

@@ -41,4 +41,5 @@ EXPERIMENT = Experiment(
     "Adaptive dropout and reweighted penalties are the same regularisation; on LeNet-300-100 they end at a few per "
     "cent of the weights with little lost.",
     (Study("LeNet-300-100 on mnist10k, 40 passes; published: MNIST, 200 passes", rows, IMAGES),),
+    seeds=3,
 )

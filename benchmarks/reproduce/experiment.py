@@ -146,11 +146,14 @@ class Experiment:
     claim : str
         What it says, as far as it is looked at here.
     studies : tuple of Study
+    seeds : int
+        How many to run it with unless asked otherwise; more than one needs rows whose first entries name them.
     """
 
     paper: str
     claim: str
     studies: tuple[Study, ...] = field(default_factory=tuple)
+    seeds: int = 1
 
 
 def per_cent(waypoint: Waypoint | None, metric: str = "test_accuracy") -> str | float:

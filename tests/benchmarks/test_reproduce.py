@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.reproduce import EXPERIMENTS
-from benchmarks.reproduce.__main__ import main, table
+from benchmarks.reproduce.__main__ import main, table, together
 from benchmarks.reproduce.experiment import Job, Setting
-from benchmarks.reproduce.growing import at_equal_accuracy
+from benchmarks.reproduce.growing import Schedule, at_equal_accuracy
 from benchmarks.reproduce.structured import heads, tensors, units, zeros_inside
 from benchmarks.reproduce.tickets import shuffled
 
@@ -71,6 +71,17 @@ def test_a_table_has_the_columns_of_all_rows() -> None:
     assert lines == ["| a | b | c |", "| --- | --- | --- |", "| 1.25 | x |  |", "| 12,346 |  | 3 |"]
 
 
+def test_rows_of_several_seeds_are_joined_by_what_names_them() -> None:
+    first = [{"method": "a", "passes": 10.0, "l1": "0 to 3", "known": 2}, {"method": "b", "passes": 1.0}]
+    second = [{"method": "a", "passes": 20.0, "l1": "0 to 4", "known": 2}, {"method": "c", "passes": "none"}]
+    assert together([first]) == first
+    assert together([first, second, [{"method": "b", "passes": "none"}]]) == [
+        {"method": "a", "passes": "15 (10 to 20)", "l1": "0 to 3; 0 to 4", "known": 2},
+        {"method": "b", "passes": "1; none"},
+        {"method": "c", "passes": "none"},
+    ]
+
+
 def test_random_supports_have_as_many_weights_in_every_tensor(folder: Path) -> None:
     waypoint = Setting(folder, quick=True).traced(Job("mlp:5", "digits", "continuation", 3)).waypoints[0]
     mask = shuffled(waypoint, np.random.default_rng(0))
@@ -102,9 +113,15 @@ def test_zeros_inside_are_counted_between_what_is_left() -> None:
 
 
 def test_at_equal_accuracy_the_smallest_network_of_either_kind_is_named() -> None:
-    grown = [{"network": "grown", "test accuracy %": a, "weights": n} for a, n in ((80.0, 9.0), (90.0, 5.0))]
+    grown = [{"network": "grown 1", "test accuracy %": a, "weights": n} for a, n in ((80.0, 9.0), (90.0, 5.0))]
     fixed = [
-        {"network": "fixed", "test accuracy %": a, "weights": n} for a, n in ((85.0, 1.0), (91.0, 20.0), (95.0, 7.0))
+        {"network": "fixed, a", "test accuracy %": a, "weights": n} for a, n in ((85.0, 1.0), (91.0, 20.0), (95.0, 7.0))
     ]
     found = [(row["network"], row["weights"]) for row in at_equal_accuracy([*grown, *fixed])]
-    assert found == [("grown: fewest weights with 90.0 %", 5.0), ("fixed: fewest weights with 90.0 %", 7.0)]
+    assert found == [("at equal accuracy, grown", 5.0), ("at equal accuracy, fixed", 7.0)]
+
+
+def test_a_shorter_schedule_keeps_the_share_of_the_fine_tuning() -> None:
+    whole = Schedule(12, 18)
+    assert whole.within(10.2) == Schedule(4, 6)
+    assert whole.within(0.3) == Schedule(1, 1)
