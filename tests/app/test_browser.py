@@ -332,6 +332,7 @@ def test_a_study_from_the_form_to_its_bands(watched: Watched) -> None:
     page.get_by_role("link", name="Studies").click()
     expect(page.locator("#studies .study")).to_have_count(1)
     page.get_by_role("link", name="paretopath").click()
+    expect(page.locator("#recent-studies .study")).to_have_count(1)
     assert fits(page)
     page.locator("#recent-studies .study a").click()
     page.get_by_role("button", name="Delete…").click()
