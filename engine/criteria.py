@@ -76,7 +76,7 @@ class CrossEntropy(Criterion):
         return dataset.n_outputs
 
     def correct(self, outputs: Tensor, y: Tensor) -> Tensor | None:
-        return (outputs.argmax(dim=-1) == y).sum()
+        return (outputs.max(dim=-1).indices == y).sum()
 
 
 @final
