@@ -28,6 +28,7 @@ SPARK_POINTS = 60
 LOG_TICKS, LINEAR_TICKS = 4, 8
 DEPTHS = {1 / 3: (0.22, "up to 1/3"), 2 / 3: (0.48, "1/3 to 2/3"), 1.0: (0.8, "over 2/3")}
 BAND_DEPTH, ROUNDING = 0.16, 1e-9
+BELOW_BUTTONS = 96
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -137,7 +138,8 @@ def difference_figure(
         for group, colour in zip(groups, colours, strict=True)
         if (surfaces := compared.surfaces(group))
     ]
-    return go.Figure([*ahead, *medians], _compare_layout(shown, log_x, theme))
+    layout = _compare_layout(shown, log_x, theme)
+    return go.Figure([*ahead, *medians], layout.update(margin_t=BELOW_BUTTONS))
 
 
 def layers_figure(point: ParetoPoint, theme: str = "light") -> go.Figure:
