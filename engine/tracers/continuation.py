@@ -135,6 +135,31 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
+class _Judge:
+    """What the loss of a mean is compared with, by some of the samples, or by all where `batch` is None."""
+
+    sparser: Waypoint
+    denser: Waypoint
+    slack: float
+    batch: Batch | None
+
+    def loss(self, problem: Problem, at: State) -> float:
+        """What a network is judged by."""
+        return _value(problem, at, self.batch)
+
+    def lets_stay(self, problem: Problem, mean: State, loss: float) -> bool:
+        """Whether a front through the mean, of that loss, would bend as fronts do."""
+        high, low = (self._known(problem, waypoint) for waypoint in (self.sparser, self.denser))
+        between, span = float(problem.penalty.value(mean.theta)), self.denser.point.penalty - self.sparser.point.penalty
+        return loss - low <= self.slack * (self.denser.point.penalty - between) / span * (high - low)
+
+    def _known(self, problem: Problem, waypoint: Waypoint) -> float:
+        if self.batch is None:
+            return waypoint.point.loss
+        return self.loss(problem, state(problem, waypoint))
+
+
+@dataclass(frozen=True, slots=True)
 class _By:
     """A corrector, and what it holds still."""
 
@@ -279,37 +304,29 @@ class Continuation(Tracer):
     def _between(self, problem: Problem, sparser: Waypoint, denser: Waypoint, wide: bool, draw: int) -> _Found:
         """The mean of two networks where it will do, else the first correction that does; the best where none does."""
         mean = _calibrated(problem, self._mean(problem, sparser, denser))
-        if self._stays(problem, mean, sparser, denser, draw):
+        judge = self._judge(problem, sparser, denser, draw)
+        least = judge.loss(problem, mean) if judge else math.inf
+        if judge and judge.lets_stay(problem, mean, least):
             return _measured(problem, mean, denser.point.index)
         found: list[_Found] = []
         for attempt in self._attempts(problem, mean, sparser, denser, draw):
             found.append(attempt)
             if attempt.loss < sparser.point.loss or not wide:
                 break
-        return min(found, key=lambda f: f.loss)
+        best = min(found, key=lambda f: f.loss)
+        worse = judge and least < (judge.loss(problem, best.state) if judge.batch is not None else best.loss)
+        return _measured(problem, mean, denser.point.index) if worse else best
 
-    def _stays(self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int) -> bool:
-        """Whether a front through the mean would bend as fronts do.
+    def _judge(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> "_Judge | None":
+        """Who says whether means stay as they are: nobody where weights become zero in groups.
 
-        Means never stay as they are where weights become zero in groups: they have the units of both networks.
+        There a mean has the units of both networks.
         """
         if not self._rules.slack or problem.penalty.joint:
-            return False
-        high, low, middle = self._judged(problem, mean, sparser, denser, draw)
-        span = denser.point.penalty - sparser.point.penalty
-        share = (denser.point.penalty - float(problem.penalty.value(mean.theta))) / span
-        return middle - low <= self._rules.slack * share * (high - low)
-
-    def _judged(
-        self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int
-    ) -> tuple[float, float, float]:
-        """Losses of the two networks and of their mean: of a share of the samples where there are many, else of all."""
+            return None
         size = round(JUDGING_SHARE * problem.loss.n_samples)
-        if size < FEWEST_JUDGING:
-            return sparser.point.loss, denser.point.loss, _value(problem, mean)
-        batch = next(problem.loss.batches(draw, size))
-        high, low = (_value(problem, state(problem, waypoint), batch) for waypoint in (sparser, denser))
-        return high, low, _value(problem, mean, batch)
+        batch = next(problem.loss.batches(draw, size)) if size >= FEWEST_JUDGING else None
+        return _Judge(sparser, denser, self._rules.slack, batch)
 
     def _attempts(
         self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int

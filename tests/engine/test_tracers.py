@@ -7,9 +7,11 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from sklearn.linear_model import Lasso, lars_path
 from torch import Tensor, nn
 
+from engine.correctors.adaptive import TRIM
 from engine.errors import Diverged, InvalidSpec
 from engine.front import Front, Waypoint
 from engine.losses import LeastSquares
@@ -191,6 +193,24 @@ def test_a_mean_stays_as_it_is_only_where_the_front_bends_as_fronts_do() -> None
         sparser, denser = (found[i].point for i in found[here.index].memory["gap"])
         line = np.interp(here.penalty, [sparser.penalty, denser.penalty], [sparser.loss, denser.loss])
         assert here.loss - denser.loss <= QUALITIES["balanced"].slack * (line - denser.loss) + 1e-6
+
+
+def mean_of(problem: Problem, sparser: Waypoint, denser: Waypoint) -> torch.Tensor:
+    """The weighted mean halfway between two penalties on a log scale, without its smallest weights."""
+    near, far = (torch.from_numpy(waypoint.theta) for waypoint in (sparser, denser))
+    level = math.sqrt(sparser.point.penalty * denser.point.penalty) / (1 - TRIM)
+    share = brentq(lambda s: float(problem.penalty.value(near.lerp(far, s))) - level, 0, 1)
+    return problem.penalty.trim(near.lerp(far, share), TRIM)
+
+
+def test_no_correction_of_a_mean_is_kept_that_made_it_worse() -> None:
+    problem = problems.digits_network(32, 700)
+    found = list(continuation(40, 0, Budget()).trace(problem))
+    between = [w for w in found if w.memory["gap"][0] >= 0]
+    assert between
+    for here in between:
+        mean = mean_of(problem, *(found[place] for place in here.memory["gap"]))
+        assert here.point.loss <= float(problem.loss.value(mean)) * (1 + 1e-4)
 
 
 @pytest.mark.slow
