@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import safetensors.numpy
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from app.service import open_store
 from tests.app.conftest import TINY, settings_in
@@ -349,6 +349,17 @@ def test_data_is_uploaded_and_chosen(watched: Watched, tmp_path: Path) -> None:
     page.get_by_label("Upload your own data").set_input_files(file)
     expect(page.locator("#upload-answer")).to_contain_text("uploaded and chosen", timeout=PATIENCE)
     expect(page.get_by_label("Data", exact=True)).to_have_value(re.compile("flowers"))
+
+
+def test_a_press_before_the_scripts_are_there_is_not_lost(watched: Watched, traced: str) -> None:
+    def late(route: Route) -> None:
+        watched.page.wait_for_timeout(1000)
+        route.continue_()
+
+    watched.page.route("**/static/steering.js", late)
+    watched.page.goto(watched.address + traced, wait_until="commit")
+    watched.page.get_by_role("button", name="Delete…").click()
+    expect(watched.page.get_by_role("button", name="Keep")).to_be_visible()
 
 
 def test_a_running_job_is_cancelled_and_deleted(watched: Watched) -> None:
