@@ -25,7 +25,8 @@ Buffers = Mapping[str, Tensor]
 Kind = Literal["weight", "bias", "norm"]
 
 PROJECTIONS = {f"{projection}.weight" for projection in ("query", "key", "value", "output")}
-CHUNK = 4096
+MOST_AT_ONCE = 4096
+CACHED_BYTES, CUDA_BYTES = 2**23, 2**29
 NATS_PER_BIT = math.log(2)
 FORWARD = 1 / 3
 
@@ -294,6 +295,7 @@ class NetworkLoss(Loss):
         self.convex = _is_linear(module)
         self._seen: _Tally | None = None
         self._way = differentiation(module, criterion, self._X.dim() == 2)
+        self._at_once = self._fitting()
 
     @property
     def device(self) -> torch.device:
@@ -323,7 +325,7 @@ class NetworkLoss(Loss):
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
         """Products by a second backward pass, each about the cost of a gradient, as is setting them up.
 
-        The set-up is kept where the samples fit in one chunk, else made anew in every product.
+        The set-up is kept where the samples are few, else made anew in every product.
 
         References
         ----------
@@ -331,7 +333,7 @@ class NetworkLoss(Loss):
         """
         weights = {name: part.clone().requires_grad_() for name, part in self._parts(theta).items()}
         leaves, network = tuple(weights.values()), {**weights, **self.buffers}
-        kept = list(self._slopes(network, leaves)) if self.n_samples <= self._chunk else None
+        kept = list(self._slopes(network, leaves)) if self.n_samples * self.n_places <= MOST_AT_ONCE else None
 
         def product(direction: Tensor) -> Tensor:
             self.effort += 1.0
@@ -455,17 +457,32 @@ class NetworkLoss(Loss):
         return self._to_device(_taken(self._X, index)), self._to_device(_taken(self._y, index))
 
     def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(X), self._chunk):
-            stop = start + self._chunk
-            yield self._to_device(X[start:stop]), self._to_device(y[start:stop])
+        """Parts of about one size, each small enough for what a layer makes of it to stay in the processor's cache."""
+        n_chunks = max(1, math.ceil(len(X) / self._at_once))
+        for inputs, targets in zip(X.tensor_split(n_chunks), y.tensor_split(n_chunks), strict=True):
+            yield self._to_device(inputs), self._to_device(targets)
 
-    @property
-    def _chunk(self) -> int:
+    def _fitting(self) -> int:
         """Samples that are evaluated at once."""
-        return max(1, CHUNK // self.n_places)
+        room = CUDA_BYTES if self._device.type == "cuda" else CACHED_BYTES
+        widest = _widest(self.module, self._to_device(self._X[:1]))
+        return max(1, min(MOST_AT_ONCE // self.n_places, room // (widest * self._theta.element_size())))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
+
+
+def _widest(module: nn.Module, sample: Tensor) -> int:
+    """Most numbers that a layer makes of one sample."""
+    sizes = [1]
+    layers = [layer for layer in module.modules() if next(layer.children(), None) is None]
+    hooks = [layer.register_forward_hook(lambda *seen: sizes.append(seen[-1].numel())) for layer in layers]
+    with torch.no_grad():
+        module.eval()(sample)
+    module.train()
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)
 
 
 @final

@@ -1,13 +1,13 @@
 """Plain training of the dense network: the unit of cost, and where pruning starts."""
 
 import math
-import time
 from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
 
 from benchmarks.rivals.adam import Adam
+from benchmarks.timing import timed
 from engine.losses import Loss
 
 PATIENCE, MOST_PASSES = 10, 500
@@ -24,7 +24,7 @@ class Dense:
     theta : Tensor, shape (n_params,)
     metrics : dict
     passes, seconds : float
-        Passes over the data and CPU seconds up to it, not those that showed there is no better one.
+        Passes over the data and CPU seconds up to it, not those that showed there is no better one, nor the measuring.
     """
 
     theta: Tensor
@@ -35,12 +35,12 @@ class Dense:
 
 def trained(loss: Loss, seed: int, most_passes: int = MOST_PASSES) -> Dense:
     """Plain Adam without a penalty, until the score has not risen for ten passes."""
-    theta, begun = loss.initial(), time.process_time()
+    theta, spent = loss.initial(), 0.0
     adam = Adam(theta)
     best, highest, waited = Dense(theta, {}, 0.0, 0.0), -math.inf, 0
     for epoch in range(most_passes):
-        theta = _epoch(loss, theta, adam, seed * 1000 + epoch)
-        spent, metrics = time.process_time() - begun, _measured(loss, theta)
+        theta, seconds = timed(_epoch, loss, theta, adam, seed * 1000 + epoch)
+        spent, metrics = spent + seconds, _measured(loss, theta)
         waited += 1
         if (reached := score(metrics)) > highest:
             best, highest, waited = Dense(theta, metrics, epoch + 1.0, spent), reached, 0

@@ -165,7 +165,7 @@ def test_hessian_of_the_logistic_loss_is_autograds() -> None:
     "make", [problems.iris_network, problems.digits_network, problems.norm_network, problems.text_network]
 )
 def test_hessian_of_a_network_is_autograds(make, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.losses.CHUNK", chunk)
+    monkeypatch.setattr("engine.losses.MOST_AT_ONCE", chunk)
     loss = make().loss
     assert isinstance(loss, NetworkLoss)
     theta = loss.initial() + 0.1 * problems.vector(1, loss.n_params).to(loss.initial())
@@ -180,6 +180,17 @@ def test_hessian_of_a_network_is_autograds(make, chunk: int, monkeypatch: pytest
     along = torch.zeros_like(theta).index_copy(0, support, direction)
     expected = torch.autograd.functional.vhp(value, theta, along)[1][support]
     torch.testing.assert_close(loss.hvp(theta, support)(direction), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "most"), [(8, 4096), (2**16, 32)])
+def test_samples_come_in_even_parts_that_the_cache_holds(width: int, most: int) -> None:
+    X = np.random.default_rng(0).standard_normal((8000, 2), np.float32)
+    module = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 2, bias=False))
+    loss = NetworkLoss(module, problems.dataset(X, X[:, 0] > 0), CrossEntropy())
+    sizes = [len(inputs) for inputs, _ in loss.samples()]
+    assert sum(sizes) == 8000
+    assert max(sizes) - min(sizes) <= 1
+    assert most / 2 < max(sizes) <= most
 
 
 def test_hessian_of_a_smooth_network_is_how_its_gradient_changes() -> None:
