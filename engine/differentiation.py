@@ -11,7 +11,12 @@ from engine.criteria import Criterion
 from engine.networks import ACTIVATIONS
 
 ELEMENTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
-BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
+FORTH: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: torch.relu,
+    nn.Tanh: torch.tanh,
+    nn.Sigmoid: torch.sigmoid,
+}
+BACK: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
     nn.ReLU: lambda slope, values: torch.ops.aten.threshold_backward.default(slope, values, 0),
     nn.Tanh: torch.ops.aten.tanh_backward.default,
     nn.Sigmoid: torch.ops.aten.sigmoid_backward.default,
@@ -60,6 +65,51 @@ class Recorded(Differentiation):
         return value.detach(), outputs.detach()
 
 
+class _Layer(ABC):
+    """A layer of columns."""
+
+    @abstractmethod
+    def forth(self, values: Tensor) -> Tensor:
+        """What it makes of its inputs, both of shape (n_features, n_samples)."""
+
+    @abstractmethod
+    def back_(self, inputs: Tensor, outputs: Tensor, slope: Tensor, needed: bool) -> Tensor:
+        """From the derivative by the outputs to that by the inputs, where it is needed; parameters' are added up."""
+
+
+@final
+class _Affine(_Layer):
+    """A dense layer; its parameters and their gradients are looked up once, since a look costs as much as a product."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self._weight, self._grad = layer.weight.detach(), _gradient(layer.weight)
+        self._bias = None if layer.bias is None else layer.bias.detach().unsqueeze(1)
+        self._bias_grad = None if layer.bias is None else _gradient(layer.bias)
+
+    def forth(self, values: Tensor) -> Tensor:
+        return self._weight @ values if self._bias is None else torch.addmm(self._bias, self._weight, values)
+
+    def back_(self, inputs: Tensor, outputs: Tensor, slope: Tensor, needed: bool) -> Tensor:
+        self._grad.addmm_(slope, inputs.mT)
+        if self._bias_grad is not None:
+            self._bias_grad.add_(slope.sum(dim=1))
+        return self._weight.mT @ slope if needed else slope
+
+
+@final
+class _Elementwise(_Layer):
+    """An activation."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._forth, self._back = FORTH[type(layer)], BACK[type(layer)]
+
+    def forth(self, values: Tensor) -> Tensor:
+        return self._forth(values)
+
+    def back_(self, inputs: Tensor, outputs: Tensor, slope: Tensor, needed: bool) -> Tensor:
+        return self._back(slope, outputs)
+
+
 @final
 class DenseChain(Differentiation):
     """Dense layers in a row, forth and back without a record: a small network's record takes longer than its products.
@@ -69,23 +119,25 @@ class DenseChain(Differentiation):
     Parameters
     ----------
     layers : sequence of nn.Module
-        As `dense_layers` finds them.
+        As `dense_layers` finds them, with the parameters and gradients that they keep.
     recorded : Recorded
         Of the same network, for while one of its layers has hooks.
     criterion : Criterion
     """
 
     def __init__(self, layers: Sequence[nn.Module], recorded: Recorded, criterion: Criterion) -> None:
-        self._layers, self._recorded, self._criterion = layers, recorded, criterion
+        self._hooks = [hooks for layer in layers for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
+        self._layers = [_Affine(layer) if isinstance(layer, nn.Linear) else _Elementwise(layer) for layer in layers]
+        self._recorded, self._criterion = recorded, criterion
 
     def value(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        if self._hooked():
+        if any(self._hooks):
             return self._recorded.value(X, y, share)
         outputs = self._forth(X)[-1]
         return self._criterion.differentiate(outputs, y)[0] * share, outputs.mT
 
     def add_(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        if self._hooked():
+        if any(self._hooks):
             return self._recorded.add_(X, y, share)
         with torch.no_grad():
             values = self._forth(X)
@@ -97,20 +149,13 @@ class DenseChain(Differentiation):
         """The samples and every layer's values, each of shape (n_features, n_samples)."""
         values = [X.flatten(1).mT]
         for layer in self._layers:
-            values.append(_affine(layer, values[-1]) if isinstance(layer, nn.Linear) else layer(values[-1]))
+            values.append(layer.forth(values[-1]))
         return values
 
-    def _back_(self, values: Sequence[Tensor], slope: Tensor) -> None:
+    def _back_(self, values: list[Tensor], slope: Tensor) -> None:
         """From the loss's derivative by the outputs to the parameters' gradients."""
-        for depth, layer in reversed(list(enumerate(self._layers))):
-            if isinstance(layer, nn.Linear):
-                _accumulate_(layer, values[depth], slope)
-                slope = layer.weight.mT @ slope if depth else slope
-            else:
-                slope = BACKWARD[type(layer)](slope, values[depth + 1])
-
-    def _hooked(self) -> bool:
-        return any(layer._forward_hooks or layer._forward_pre_hooks for layer in self._layers)
+        for depth in reversed(range(len(self._layers))):
+            slope = self._layers[depth].back_(values[depth], values[depth + 1], slope, depth > 0)
 
 
 def differentiation(network: nn.Module, criterion: Criterion, flat: bool) -> Differentiation:
@@ -122,7 +167,7 @@ def differentiation(network: nn.Module, criterion: Criterion, flat: bool) -> Dif
         Whether samples are vectors already.
     """
     recorded, layers = Recorded(network, criterion), dense_layers(network, flat)
-    known = all(type(layer) is nn.Linear or type(layer) in BACKWARD for layer in layers)
+    known = all(type(layer) is nn.Linear or type(layer) in FORTH for layer in layers)
     return DenseChain(layers, recorded, criterion) if layers and known else recorded
 
 
@@ -146,15 +191,8 @@ def _flattens(module: nn.Module) -> bool:
     return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
 
 
-def _affine(layer: nn.Linear, values: Tensor) -> Tensor:
-    if layer.bias is None:
-        return layer.weight @ values
-    return torch.addmm(layer.bias.unsqueeze(1), layer.weight, values)
-
-
-def _accumulate_(layer: nn.Linear, values: Tensor, slope: Tensor) -> None:
-    """Add what a layer's inputs and the derivative by its outputs make to its parameters' gradients."""
-    if layer.weight.grad is not None:
-        layer.weight.grad.addmm_(slope, values.mT)
-    if layer.bias is not None and layer.bias.grad is not None:
-        layer.bias.grad.add_(slope.sum(dim=1))
+def _gradient(parameter: Tensor) -> Tensor:
+    """Where a parameter's gradient is kept."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -28,10 +28,11 @@ def samples(n: int = 7) -> Tensor:
 
 
 def gradient(way: Recorded | DenseChain, module: nn.Module, y: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
-    for parameter in module.parameters():
-        parameter.grad = torch.ones_like(parameter)
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    for part in gradients:
+        part.fill_(1.0)
     value, outputs = way.add_(samples(len(y)), y, share)
-    return value, outputs, *(p.grad for p in module.parameters() if p.grad is not None)
+    return value, outputs, *(part.clone() for part in gradients)
 
 
 def both(module: nn.Module, criterion: Criterion) -> tuple[Recorded, DenseChain]:
