@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Lt
 
 from engine.errors import InvalidSpec
 from engine.front import ParetoPoint, Waypoint
-from engine.goals.base import Goal, Search, front, own, ratio
+from engine.goals.base import Goal, Search, asked, front, ratio
 from engine.tracers.stride import LARGEST_STEP, SMALLEST_LOG_STEP, USUAL_SLOPE
 
 MOST_TRIES = 2
@@ -42,8 +42,8 @@ class Fill(Goal):
             raise InvalidSpec(self._without_gap(points))
 
     def next(self, search: Search) -> Waypoint | None:
-        done = self._found(search.points, search.number)
-        if len(done) >= self._points or len(search.own) >= MOST_TRIES * self._points:
+        gained = self._gained(search.points, search.number)
+        if gained >= self._points or len(search.own) >= MOST_TRIES * self._points:
             return None
         untried = [gap for gap in self._gaps(search.points) if not any(_inside(p, *gap) for p in search.own)]
         if not untried:
@@ -54,15 +54,16 @@ class Fill(Goal):
         return search.waypoint(found, None, parent)
 
     def told(self, points: Sequence[ParetoPoint], number: int) -> str:
-        n_found = len(self._found(points, number))
         where = f" between points {self._ends[0]} and {self._ends[1]}" if self._ends else ""
         return (
-            f"{n_found} of the {self._points} more points wanted{where} were found; the front has {len(front(points))}."
+            f"{self._gained(points, number)} of the {self._points} more points wanted{where} were found; "
+            f"the front has {len(front(points))}."
         )
 
-    def _found(self, points: Sequence[ParetoPoint], number: int) -> list[ParetoPoint]:
-        """Own points that no other beats."""
-        return own(front(points), number)
+    def _gained(self, points: Sequence[ParetoPoint], number: int) -> int:
+        """By how many points the front has grown: a new one may beat old ones."""
+        before = [p for p in points if asked(p) != number]
+        return len(front(points)) - len(front(before))
 
     def _gaps(self, points: Sequence[ParetoPoint]) -> list[tuple[ParetoPoint, ParetoPoint]]:
         """Neighbours (sparser, denser) with a penalty between theirs."""

@@ -26,6 +26,7 @@ from engine.tracers.slots import Slots
 Held = Literal["penalty", "strength", "nothing"]
 
 EXPLORED_SHARE, FEWEST_EXPLORED = 0.1, 6
+USUAL_END, LOST, FEWER = 0.99, 0.8, 3
 FROM_NETWORK_SHARE, DENSER_SHARE = 0.8, 0.6
 MOST_TRIES = 2
 RETRIES, SHORTENING = 4, 3
@@ -51,8 +52,9 @@ class Rules:
     sweeps : int
         Passes along the path: the first founds the places, further ones improve them all, in turns towards lower loss
         and towards higher sparsity.
-    end : float
-        Sparsity at which the path ends, in (0, 1].
+    end : float, optional
+        Sparsity at which the path ends, in (0, 1]; if None, where 99 % of the weights are zero and four fifths of the
+        zero network's loss is reached.
     floor : float
         Where the path starts from given weights: the share of the first loss at which its dense end is reached.
     start : str
@@ -68,7 +70,7 @@ class Rules:
 
     points: int = 40
     sweeps: int = 1
-    end: float = 0.99
+    end: float | None = None
     floor: float = 0.01
     start: Literal["dense", "network"] = "dense"
     strength: float = 1e-3
@@ -255,7 +257,9 @@ class Continuation(Tracer):
         while not slots.passed(stage + 1, 0) and not clock.exhausted(self._budget):
             branch = slots.branch(stage)
             remaining = self._remaining(slots, direction)
-            if remaining < 1 or self._at_end(branch, direction):
+            if direction > 0 and self._rules.end is None:
+                remaining = max(remaining, 1)
+            if remaining < 1 or self._at_end(problem, branch, direction):
                 return
             found = self._next(problem, branch, stage, direction, remaining)
             index = len(slots.trail)
@@ -266,8 +270,8 @@ class Continuation(Tracer):
         draw = self._draw(stage, len(branch))
         if direction > 0 and remaining == 1:
             return self._sparse_end(problem, branch, draw)
-        rules = self._rules
-        step = stride.sparser(branch, rules.end, remaining) if direction > 0 else stride.denser(branch, rules.points)
+        end, points = self._target(branch[0]), self._rules.points
+        step = stride.sparser(branch, end, remaining) if direction > 0 else stride.denser(branch, points)
         return self._predicted(problem, branch, step, draw)
 
     def _predicted(self, problem: Problem, branch: Sequence[Waypoint], step: float, draw: int) -> _Found:
@@ -277,15 +281,22 @@ class Continuation(Tracer):
 
     def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], draw: int) -> _Found:
         """Step on until the network is as sparse as asked; the zero network where no other is."""
-        parent = branch[-1].point.index
-        found = self._predicted(problem, branch, stride.sparser(branch, self._rules.end, 1), draw)
+        parent, target = branch[-1].point.index, self._target(branch[-1])
+        found = self._predicted(problem, branch, stride.sparser(branch, target, 1), draw)
         for attempt in range(FINAL_TRIES):
-            if self._sparse_enough(found.state.theta):
+            if _sparsity(found.state.theta) >= target:
                 return found
             here = self._bare(problem, found, branch[-1])
             found = self._predicted(problem, [here], FINAL_STEP, draw + attempt)
             found = replace(found, parent=parent)
         return self._zero(problem, found)
+
+    def _target(self, last: Waypoint) -> float:
+        """The sparsity to reach by steps that begin there: where none was asked for, beyond what is reached."""
+        here = last.point
+        if self._rules.end is not None or here.sparsity < USUAL_END:
+            return self._rules.end or USUAL_END
+        return 1 - here.n_nonzero // FEWER / here.n_params
 
     def _zero(self, problem: Problem, found: _Found) -> _Found:
         theta, _ = problem.penalty.project(found.state.theta, 0.0)
@@ -394,7 +405,8 @@ class Continuation(Tracer):
     def _accepted(self, found: _Found, here: Waypoint, sparsest: bool) -> bool:
         """Whether the new network is better than the place's, and still sparse enough at the sparse end."""
         nonzeros = int(found.state.theta.count_nonzero())
-        if sparsest and nonzeros > here.point.n_nonzero and not self._sparse_enough(found.state.theta):
+        sparse_enough = _sparsity(found.state.theta) >= (self._rules.end or USUAL_END)
+        if sparsest and nonzeros > here.point.n_nonzero and not sparse_enough:
             return False
         if self._held == "strength":
             lam = here.point.lam or 0.0
@@ -447,14 +459,13 @@ class Continuation(Tracer):
             share = DENSER_SHARE if slots.trail[0].point.sparsity >= 0.5 else FROM_NETWORK_SHARE - DENSER_SHARE
         return max(2, math.ceil(share * points)) - len(slots.networks())
 
-    def _at_end(self, branch: Sequence[Waypoint], direction: int) -> bool:
+    def _at_end(self, problem: Problem, branch: Sequence[Waypoint], direction: int) -> bool:
         first, last = branch[0].point, branch[-1].point
-        if direction > 0:
-            return last.sparsity >= self._rules.end
-        return endings.stalled(branch) or last.loss <= self._rules.floor * first.loss
-
-    def _sparse_enough(self, theta: Tensor) -> bool:
-        return 1 - int(theta.count_nonzero()) / theta.numel() >= self._rules.end
+        if direction < 0:
+            return endings.stalled(branch) or last.loss <= self._rules.floor * first.loss
+        if self._rules.end is not None or last.penalty == 0:
+            return last.sparsity >= (self._rules.end or 0.0)
+        return last.sparsity >= USUAL_END and last.loss >= LOST * _zero_loss(problem)
 
     def _reached(self, slots: Slots) -> str:
         sparsest = slots.networks()[slots.order()[0]].point
@@ -462,7 +473,8 @@ class Continuation(Tracer):
 
     def _ending(self, slots: Slots, clock: Clock) -> str:
         dense = self._rules.start == "dense"
-        remarks = list(endings.remarks(slots.trail, self._rules.strength if dense else 0.0, self._rules.end))
+        end = self._rules.end or USUAL_END
+        remarks = list(endings.remarks(slots.trail, self._rules.strength if dense else 0.0, end))
         if not dense and endings.stalled(slots.branch(1)):
             remarks.append(
                 "Towards lower loss the path ends on a plateau, where further steps lowered the loss no more."
@@ -492,6 +504,18 @@ def _calibrated(problem: Problem, at: State) -> State:
 def _value(problem: Problem, at: State, batch: Batch | None = None) -> float:
     problem.loss.load_buffers(at.buffers)
     return float(problem.loss.value(at.theta, batch))
+
+
+def _zero_loss(problem: Problem) -> float:
+    """The loss without what is penalised; not counted as effort, so that a trace that goes on counts as one."""
+    effort = problem.loss.effort
+    loss = float(problem.loss.value(problem.penalty.project(problem.loss.initial(), 0.0)[0]))
+    problem.loss.effort = effort
+    return loss
+
+
+def _sparsity(theta: Tensor) -> float:
+    return 1 - int(theta.count_nonzero()) / theta.numel()
 
 
 def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:

@@ -71,8 +71,8 @@ class Effort:
 
 
 QUALITIES = {
-    "draft": Effort(480, 120, 40, 0.12, 2.0, 0.05),
-    "balanced": Effort(720, 150, 60, 0.12, 1.15, 0.05),
+    "draft": Effort(720, 120, 40, 0.12, 2.0, 0.05),
+    "balanced": Effort(900, 150, 60, 0.12, 1.15, 0.05),
     "thorough": Effort(3600, 480, 96, 0.05, 0.0, 0.02),
 }
 
@@ -88,7 +88,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     quality: Literal["draft", "balanced", "thorough"] = "balanced",
     epochs: Count | None = None,
     sweeps: Count = 1,
-    end: Share = 0.99,
+    end: Share | None = None,
     start: Literal["dense", "network"] = "dense",
     anchor_epochs: Count | None = None,
     strength: Annotated[float, Gt(0)] = 1.5e-4,
@@ -112,7 +112,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     held : str
         What a correction holds still: the penalty (no gaps, even spacing) or the strength.
     quality : str
-        How long networks are trained (adaptive): the first for 480, 720 or 3,600 mini-batch steps, a tenth of the
+        How long networks are trained (adaptive): the first for 720, 900 or 3,600 mini-batch steps, a tenth of the
         others (at least six) for 120, 150 or 480, those between them, where their mean will not do, for 40, 60 or 96;
         more where there are fewer than 1,000 samples. `draft` takes most means as they are, `thorough` none. A
         certificate says how far that went.
@@ -122,7 +122,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     sweeps : int
         Passes along the path: the first finds the points, further ones improve them all, in turns from both ends.
     end : float
-        Sparsity at which the path ends; 1 is the zero network.
+        Sparsity at which the path ends; 1 is the zero network. By default where at least 99 % of the weights are zero
+        and the loss is four fifths of the zero network's.
     start : str
         Train a dense network first, or start from the weights that the network was made with.
     anchor_epochs : int

@@ -251,6 +251,30 @@ def test_the_zero_network_ends_the_path_when_asked() -> None:
     assert (sparsest.n_nonzero, sparsest.penalty) == (0, 0.0)
 
 
+def zero_loss(problem: Problem) -> float:
+    return float(problem.loss.value(torch.zeros(problem.loss.n_params)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [8, 400])
+def test_the_path_goes_on_until_little_is_left_of_what_was_learnt(hidden: int) -> None:
+    problem = problems.digits_network(hidden)
+    waypoints = tracer("default", 12, sweeps=1).trace(problem)
+    sparsest = max((w.point for w in waypoints), key=lambda p: p.sparsity)
+    assert sparsest.sparsity >= 0.99
+    assert sparsest.loss >= 0.8 * zero_loss(problem)
+    assert sparsest.n_nonzero > 0
+
+
+@pytest.mark.slow
+def test_an_end_that_is_asked_for_is_kept() -> None:
+    problem = problems.digits_network(400)
+    waypoints = tracer("default", 12, sweeps=1, end=0.99).trace(problem)
+    sparsest = max((w.point for w in waypoints), key=lambda p: p.sparsity)
+    assert 0.99 <= sparsest.sparsity < 0.999
+    assert sparsest.loss < 0.8 * zero_loss(problem)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("budget", "word"), [(Budget(epochs=40), "epochs"), (Budget(seconds=0.0), "seconds")])
 def test_a_budget_ends_the_trace_and_says_so(budget: Budget, word: str) -> None:
