@@ -2,10 +2,11 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, final
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Run:
     networks : tuple of Network
         The same networks as weights, cleaned.
     cost : Cost
-        Of all its work; measuring is left out, but for what a method measures for itself.
+        Of all its work; measuring is left out, but for the losses and certificates that a method needs itself.
     ended : str
         Why it ended early, as a sentence; empty where it ran through.
     """
@@ -84,12 +85,20 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[Cost]:
-        """What happens meanwhile costs nothing."""
+        """What happens meanwhile costs nothing, pauses within it included."""
         spent = self.cost()
-        self._seconds, self._elapsed = spent.seconds, spent.elapsed
         yield spent
-        self._loss.effort = spent.passes
+        self._loss.effort, self._seconds, self._elapsed = spent.passes, spent.seconds, spent.elapsed
         self._begin()
+
+    def spared(self, measure: Callable[[Tensor], dict[str, float]]) -> Callable[[Tensor], dict[str, float]]:
+        """The same measure of weights, at no cost."""
+
+        def measured(theta: Tensor) -> dict[str, float]:
+            with self.paused():
+                return measure(theta)
+
+        return measured
 
     def _begin(self) -> None:
         self._cpu, self._clock = time.process_time(), time.perf_counter()
@@ -107,7 +116,7 @@ def race(rival: Rival, task: Task, limit: float | None = None) -> Run:
     networks: list[Network] = []
     meter, ended = Meter(task.loss), ""
     try:
-        with _limited(limit):
+        with _limited(limit), patch.object(task.loss, "metrics", meter.spared(task.loss.metrics)):
             for network in rival.networks(task):
                 with meter.paused() as spent:
                     clean = cleaned(task.problem, network)

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import best_known, merit
-from benchmarks.measuring import race, violation
+from benchmarks.measuring import Meter, race, violation
 from benchmarks.problems import BENCHMARKS
 from benchmarks.refitting import refitted
 from benchmarks.rivals import Network, Rival, Task
@@ -138,6 +139,47 @@ def test_measuring_costs_nothing() -> None:
     points = [waypoint.point for waypoint in alone.experiment.tracer.trace(alone.problem)]
     assert [p.loss for p in run.front] == pytest.approx([p.loss for p in points], rel=1e-6)
     assert run.cost.passes == pytest.approx(alone.loss.effort)
+
+
+class Measuring(Rival):
+    """Looks at its network's quality as often as it can."""
+
+    def networks(self, task: Task) -> Iterator[Network]:
+        theta = task.loss.initial()
+        task.loss.value_and_grad(theta)
+        for _ in range(5):
+            task.loss.metrics(theta)
+        yield Network(theta, {})
+
+
+def test_validation_and_test_figures_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, looks = task(SMALL), []
+
+    def metrics(theta: torch.Tensor) -> dict[str, float]:
+        looks.append(at.loss.value(theta))
+        return {}
+
+    monkeypatch.setattr(at.loss, "metrics", metrics)
+    assert race(Measuring(), at).cost.passes == 1.0
+    assert len(looks) == 6
+
+
+def test_a_pause_within_a_pause_costs_nothing_either() -> None:
+    meter = Meter(task(SMALL).loss)
+    with meter.paused() as before:
+        spin(0.1)
+        with meter.paused():
+            spin(0.1)
+    assert meter.cost().seconds - before.seconds < 0.1
+    spin(0.1)
+    assert meter.cost().seconds - before.seconds >= 0.1
+
+
+def spin(seconds: float) -> None:
+    """Use so many CPU seconds."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 @pytest.mark.slow
