@@ -223,7 +223,8 @@ def refit(  # noqa: PLR0913 - every argument is a setting of the user's
         Refit those networks too that another beats in both nonzero weights and training loss.
     prune : bool
         Whether the largest weights of a denser network, and of the network refitted last, no more of them, compete with
-        a network's own: what trains to the lowest loss is kept. Otherwise the zeros stay zero.
+        a network's own: what has the least validation loss in the end is kept (training loss where there are no
+        validation data). Otherwise the zeros stay zero.
     rewind : bool
         Whether a network's support is trained from the weights that the network was made with (winning tickets): the
         seed must be the job's, the data may be others of the same shape. Nothing is pruned.

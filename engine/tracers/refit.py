@@ -71,22 +71,30 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A network, the index of that whose weights it began with, and its loss and gradient on all data."""
+    """A network, the index of that whose weights it began with, its loss and gradient on all data, and its worth.
+
+    Parameters
+    ----------
+    judged : float
+        The validation loss, or the training loss where there are no validation data.
+    """
 
     at: State
     pruned_from: int
     known: tuple[float, Tensor]
+    judged: float
 
 
 @final
 class Refit(Tracer):
     """Minimise the loss over as many weights as a network has, network by network, without the penalty.
 
-    Networks come from dense to sparse. Of four the one of least training loss is kept: the network as it is; its own
-    weights, refitted; and no more than so many of the largest weights of a denser network, and of the network refitted
-    last, refitted. Points have no strength and no certificate. Their metric ``source`` is the index of the network they
-    stand for, ``pruned_from`` that of the network whose weights they began with, or that the refitted network stood for
-    whose weights they began with; the two are the same where the zeros were kept.
+    Networks come from dense to sparse. Of four the one of least validation loss is kept, or of least training loss
+    where there are no validation data: the network as it is; its own weights, refitted; and no more than so many of
+    the largest weights of a denser network, and of the network refitted last, refitted. Points have no strength and
+    no certificate. Their metric ``source`` is the index of the network they stand for, ``pruned_from`` that of the
+    network whose weights they began with, or that the refitted network stood for whose weights they began with; the
+    two are the same where the zeros were kept.
 
     With `Selection.rewind` it trains winning tickets: the network's support from the weights that the network was made
     with. Support and start need not be of the same data.
@@ -153,7 +161,7 @@ class Refit(Tracer):
     def _waypoint(
         self, problem: Problem, clock: Clock, chosen: ParetoPoint, index: int, last: Waypoint | None
     ) -> Waypoint:
-        best = min(self._candidates(problem, chosen, last), key=lambda candidate: candidate.known[0])
+        best = min(self._candidates(problem, chosen, last), key=lambda candidate: candidate.judged)
         problem.loss.load_buffers(best.at.buffers)
         found = measured(problem, clock, best.at, 0.0, best.known)
         metrics = {**found.point.metrics, SOURCE: float(chosen.index), PRUNED_FROM: float(best.pruned_from)}
@@ -164,7 +172,7 @@ class Refit(Tracer):
         if self._selection.rewind:
             yield self._ticket(problem, own, chosen.index, draw)
             return
-        yield _Candidate(own, chosen.index, _known(problem, own))
+        yield _judged(problem, own, chosen.index)
         yield self._refitted(problem, own, chosen.index, draw)
         for start, pruned_from in self._donors(problem, chosen, last):
             theta = pruned(problem.penalty, start.theta, chosen.n_nonzero)
@@ -193,8 +201,7 @@ class Refit(Tracer):
     def _trained(self, problem: Problem, support: "Support", start: State, pruned_from: int, draw: int) -> _Candidate:
         on_support = replace(problem, penalty=support)
         refitted = self._corrector.correct(on_support, replace(start, step=None), draw).state
-        at = problem.cleaned(refitted)
-        return _Candidate(at, pruned_from, _known(problem, at))
+        return _judged(problem, problem.cleaned(refitted), pruned_from)
 
     def _draw(self, source: int) -> int:
         """A seed of its own for every network."""
@@ -260,7 +267,8 @@ def _front(points: Sequence[ParetoPoint]) -> Sequence[ParetoPoint]:
     return Front(tuple(points)).non_dominated(OBJECTIVES).points
 
 
-def _known(problem: Problem, at: State) -> tuple[float, Tensor]:
+def _judged(problem: Problem, at: State, pruned_from: int) -> _Candidate:
     problem.loss.load_buffers(at.buffers)
     value, grad = problem.loss.value_and_grad(at.theta)
-    return float(value), grad
+    judged = problem.loss.validation(at.theta).get("loss", float(value))
+    return _Candidate(at, pruned_from, (float(value), grad), judged)

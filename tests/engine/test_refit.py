@@ -76,6 +76,15 @@ def test_the_networks_no_other_beats_are_refitted_from_dense_to_sparse(traced: l
 
 
 @pytest.mark.slow
+def test_what_is_kept_has_no_higher_validation_loss_than_before(traced: list[Waypoint]) -> None:
+    problem = problems.digits_network()
+    found = [w.point for w in following(traced, epochs=30).trace(problem)]
+    before = [traced[int(p.metrics["source"])].point.metrics["validation_loss"] for p in found]
+    assert all(p.metrics["validation_loss"] <= loss * (1 + 1e-6) for p, loss in zip(found, before, strict=True))
+    assert any(p.loss < 0.9 * traced[int(p.metrics["source"])].point.loss for p in found)
+
+
+@pytest.mark.slow
 def test_all_networks_are_refitted_when_asked(traced: list[Waypoint]) -> None:
     found = following(traced, epochs=1, dominated=True)
     sources = [w.point.metrics["source"] for w in found.trace(problems.digits_network())]
