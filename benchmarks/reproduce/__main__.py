@@ -41,7 +41,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-folder", type=Path, default=data_folder(), help="where data files are looked for")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--seeds", type=int, help="how many; 3 for short experiments by default, 1 for the others")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--into", type=Path, default=record.RESULTS, help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="only go through everything once: a test, no measurement")
     given = parser.parse_args(arguments)
