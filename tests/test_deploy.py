@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from typer.main import get_command
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 KUBERNETES = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
 SLURM = sorted((ROOT / "deploy" / "slurm").glob("*.sbatch"))
 KNOWN = {f"PARETOPATH_{name.upper()}" for name in Settings.model_fields}
+KUBERNETES_VERSION = "1.36"
 KINDS = {
     ("batch/v1", "Job"),
     ("apps/v1", "Deployment"),
@@ -63,6 +65,14 @@ def parsed(arguments: list[str]) -> str:
 def test_every_document_is_of_a_known_kind_and_has_a_name() -> None:
     assert {(d["apiVersion"], d["kind"]) for d in documents()} == KINDS
     assert all(d["metadata"].get("name") or d["metadata"]["generateName"] for d in documents())
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda document: f"{document['kind']}")
+def test_kubernetes_knows_every_field(document: dict[str, Any]) -> None:
+    bodies = [{"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": pod["spec"]} for pod in pods(document)]
+    own = [] if document["apiVersion"].startswith("ray.io/") else [document]
+    for body in [*own, *bodies]:
+        kubernetes_validate.validate(body, KUBERNETES_VERSION, strict=True)
 
 
 def test_selectors_find_their_pods() -> None:
