@@ -235,6 +235,8 @@ def test_the_page_of_a_study_shows_its_jobs_and_their_fronts(seen: TestClient) -
     hrefs = {a.get("href", "") for a in found.all("a")}
     assert {f"/jobs/{job}" for job in range(1, 7)} <= hrefs
     assert "/api/v1/studies/1/front?objectives=l1%2Closs" in hrefs
+    assert page(seen, "/compare?jobs=1,2,3,4,5,6").by_id("differences")
+    assert "/compare?jobs=1,2,3,4,5,6" in hrefs
     assert found.by_id("plot")["role"] == "img"
     for said in ("iris", "6 completed", "seeds 0, 1, 2", "weighted_sum (epochs 2)", "Coverage"):
         assert said in found.text
