@@ -131,6 +131,21 @@ def test_a_limit_leaves_other_timers_alone() -> None:
     assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == armed
 
 
+class Distracted(Rival):
+    """Long in code of others, then without an end at its own work."""
+
+    def networks(self, task: Task) -> Iterator[Network]:
+        yield Network(task.loss.initial(), {})
+        spin(0.2)
+        yield from Endless().networks(task)
+
+
+def test_a_limit_waits_until_the_rival_is_at_its_own_work_again() -> None:
+    run = race(Distracted(), task(SMALL), limit=0.1)
+    assert run.ended
+    assert run.cost.seconds >= 0.2
+
+
 @pytest.mark.slow
 def test_measuring_costs_nothing() -> None:
     done = task(SMALL)
