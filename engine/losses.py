@@ -465,24 +465,33 @@ class NetworkLoss(Loss):
     def _fitting(self) -> int:
         """Samples that are evaluated at once."""
         room = CUDA_BYTES if self._device.type == "cuda" else CACHED_BYTES
-        widest = _widest(self.module, self._to_device(self._X[:1]))
+        widest = _widest(self.module, self._to_device(self._X[:2]))
         return max(1, min(MOST_AT_ONCE // self.n_places, room // (widest * self._theta.element_size())))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
 
 
-def _widest(module: nn.Module, sample: Tensor) -> int:
-    """Most numbers that a layer makes of one sample."""
+def _widest(module: nn.Module, samples: Tensor) -> int:
+    """Most numbers that a layer makes of one sample, by two of them: some networks cannot do with one."""
     sizes = [1]
     layers = [layer for layer in module.modules() if next(layer.children(), None) is None]
-    hooks = [layer.register_forward_hook(lambda *seen: sizes.append(seen[-1].numel())) for layer in layers]
+    hooks = [layer.register_forward_hook(lambda *seen: sizes.extend(_sizes(seen[-1]))) for layer in layers]
     with torch.no_grad():
-        module.eval()(sample)
+        module.eval()(samples)
     module.train()
     for hook in hooks:
         hook.remove()
-    return max(sizes)
+    return max(1, max(sizes) // len(samples))
+
+
+def _sizes(outputs: object) -> Iterator[int]:
+    """How many numbers each tensor has of what a layer gives, which of recurrent ones is a tuple."""
+    if isinstance(outputs, Tensor):
+        yield outputs.numel()
+    if isinstance(outputs, tuple | list):
+        for part in outputs:
+            yield from _sizes(part)
 
 
 @final

@@ -61,9 +61,9 @@ class Fill(Goal):
         )
 
     def _gained(self, points: Sequence[ParetoPoint], number: int) -> int:
-        """By how many points the front has grown: a new one may beat old ones."""
+        """By how many points the front has grown, if at all: a new one may beat several old ones."""
         before = [p for p in points if asked(p) != number]
-        return len(front(points)) - len(front(before))
+        return max(0, len(front(points)) - len(front(before)))
 
     def _gaps(self, points: Sequence[ParetoPoint]) -> list[tuple[ParetoPoint, ParetoPoint]]:
         """Neighbours (sparser, denser) with a penalty between theirs."""

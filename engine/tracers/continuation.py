@@ -328,7 +328,7 @@ class Continuation(Tracer):
         worse = judge and least < (judge.loss(problem, best.state) if judge.batch is not None else best.loss)
         return _measured(problem, mean, denser.point.index) if worse else best
 
-    def _judge(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> "_Judge | None":
+    def _judge(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> _Judge | None:
         """Who says whether means stay as they are: nobody where weights become zero in groups.
 
         There a mean has the units of both networks.

@@ -193,6 +193,25 @@ def test_samples_come_in_even_parts_that_the_cache_holds(width: int, most: int) 
     assert most / 2 < max(sizes) <= most
 
 
+class Recurrent(nn.Module):
+    """A network with a layer that gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states, self.output = nn.GRU(2, 3000, batch_first=True), nn.Linear(3000, 2)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self.output(self.states(X)[0][:, -1])
+
+
+def test_layers_that_give_tuples_are_measured_too() -> None:
+    X = np.random.default_rng(0).standard_normal((400, 7, 2), np.float32)
+    loss = NetworkLoss(Recurrent(), problems.dataset(X, X[:, 0, 0] > 0), CrossEntropy())
+    sizes = [len(inputs) for inputs, _ in loss.samples()]
+    assert sum(sizes) == 400
+    assert max(sizes) * 7 * 3000 * 4 <= 2**23
+
+
 def test_hessian_of_a_smooth_network_is_how_its_gradient_changes() -> None:
     loss = problems.iris_network().loss
     theta, direction = loss.initial() + 0.1, problems.vector(1, loss.n_params)

@@ -8,9 +8,11 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from engine.correctors import AdaptiveProximal, ProximalGradient
 from engine.correctors.adaptive import Pace
+from engine.data import load
 from engine.errors import InvalidSpec
 from engine.front import Front, Trail, Waypoint
 from engine.losses import LeastSquares
@@ -39,6 +41,13 @@ def following(source: Sequence[Waypoint], points: int = 100, seed: int = 0, **se
 
 def zeros(waypoint: Waypoint) -> bytes:
     return (waypoint.theta == 0).tobytes()
+
+
+def without_validation() -> Problem:
+    """The network of `problems.digits_network` on the same digits, none of them kept for validation."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    return problems.network_problem(module, load("digits", {"limit": 300, "validation": 0}, {}))
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +162,13 @@ def test_the_support_stays_bit_for_bit(traced: list[Waypoint], settings: dict[st
 
 
 @pytest.mark.slow
-def test_the_loss_is_never_larger_and_falls(traced: list[Waypoint], settings: dict[str, object]) -> None:
-    pairs = [
-        (w.point.loss, traced[int(w.point.metrics["source"])].point.loss)
-        for w in following(traced, **settings).trace(problems.digits_network())
-    ]
+def test_without_validation_data_the_loss_is_never_larger_and_falls(
+    traced: list[Waypoint], settings: dict[str, object]
+) -> None:
+    problem = without_validation()
+    found = following(traced, **settings).trace(problem)
+    starts = [(w.point.loss, torch.from_numpy(traced[int(w.point.metrics["source"])].theta)) for w in found]
+    pairs = [(loss, float(problem.loss.value_and_grad(theta)[0])) for loss, theta in starts]
     assert all(after <= before for after, before in pairs)
     assert sum(after < 0.9 * before for after, before in pairs) > len(pairs) / 2
 
@@ -261,9 +272,18 @@ def _are_largest(kept: np.ndarray, theta: np.ndarray, n_nonzero: int) -> bool:
 
 
 @pytest.mark.slow
+def test_pruning_never_gives_a_larger_validation_loss(traced: list[Waypoint], settings: dict[str, object]) -> None:
+    both, own = (
+        [w.point.metrics["validation_loss"] for w in following(traced, prune=prune, **settings).trace(problem)]
+        for prune, problem in ((True, problems.digits_network()), (False, problems.digits_network()))
+    )
+    assert all(a <= b for a, b in zip(both, own, strict=True))
+
+
+@pytest.mark.slow
 def test_pruning_never_gives_a_larger_loss_and_lowers_it(traced: list[Waypoint], settings: dict[str, object]) -> None:
     both, own = (
-        list(following(traced, prune=prune, **settings).trace(problems.digits_network())) for prune in (True, False)
+        list(following(traced, prune=prune, **settings).trace(without_validation())) for prune in (True, False)
     )
     assert all(a.point.loss <= b.point.loss for a, b in zip(both, own, strict=True))
     assert sum(a.point.loss < 0.9 * b.point.loss for a, b in zip(both, own, strict=True)) >= 3
