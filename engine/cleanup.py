@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.front import Array
 from engine.penalties import L1, Penalty
 from engine.structure import Joint, joints, view
 
@@ -97,7 +99,7 @@ class Cleanup:
         """Scale all units to the least norm, unless that would change it by less than its rounding."""
         if not self._in_l1 or not self.n_units:
             return
-        scales = torch.cat(balanced(self._levels(theta))).to(theta)
+        scales = torch.from_numpy(np.concatenate(balanced(self._levels(theta)))).to(theta)
         if bool((scales.log().abs() > math.sqrt(torch.finfo(theta.dtype).eps)).any()):
             self._scale(theta, scales)
 
@@ -128,23 +130,25 @@ class Level:
 
     Parameters
     ----------
-    incoming : Tensor, shape (n_units, n_sources)
-    bias : Tensor, shape (n_units,)
-    outgoing : Tensor, shape (n_next, n_units)
+    incoming : array, shape (n_units, n_sources), or (n_units,)
+        Their sums where the sources are not the units of the level before.
+    bias : array, shape (n_units,)
+    outgoing : array, shape (n_next, n_units)
     chained : bool
         Whether the sources are the units of the level before.
     homogeneous : bool
         Whether the units can be scaled.
     """
 
-    incoming: Tensor
-    bias: Tensor
-    outgoing: Tensor
+    incoming: Array
+    bias: Array
+    outgoing: Array
     chained: bool
     homogeneous: bool
 
 
-def balanced(levels: Sequence[Level]) -> list[Tensor]:
+@np.errstate(divide="ignore", invalid="ignore")
+def balanced(levels: Sequence[Level]) -> list[Array]:
     """The scales of each level's units, shape (n_units,), that make the norm least.
 
     The units take turns: each gets the scale that is best while the others keep theirs, sqrt(b / a) with a the norm of
@@ -157,7 +161,7 @@ def balanced(levels: Sequence[Level]) -> list[Tensor]:
     Osborne, "On pre-conditioning of matrices", Journal of the ACM 7, 1960 (the same turns, for a matrix).
     Ostrovsky, Rabani, Yousefi, "Matrix balancing in Lp norms", SODA 2017 (their rate in the l1 norm).
     """
-    scales = [torch.ones_like(level.bias) for level in levels]
+    scales = [np.ones_like(level.bias) for level in levels]
     scaled = [place for place, level in enumerate(levels) if level.homogeneous]
     for _ in range(MOST_SWEEPS):
         changes = [_turn(levels, scales, place) for place in scaled]
@@ -166,23 +170,23 @@ def balanced(levels: Sequence[Level]) -> list[Tensor]:
     return scales
 
 
-def _turn(levels: Sequence[Level], scales: list[Tensor], place: int) -> float:
+def _turn(levels: Sequence[Level], scales: list[Array], place: int) -> float:
     """Give a level's units their best scales; the largest relative change."""
     here, after = levels[place], levels[place + 1] if place + 1 < len(levels) else None
-    made = here.bias + (here.incoming @ (1 / scales[place - 1]) if here.chained else here.incoming.sum(dim=1))
-    read = scales[place + 1] @ here.outgoing if after and after.chained else here.outgoing.sum(dim=0)
-    best = torch.where((made > 0) & (read > 0), (read / made).sqrt(), scales[place])
-    change = float((best / scales[place]).log().abs().max())
-    scales[place] = best
-    return change
+    made = here.bias + (here.incoming @ (1 / scales[place - 1]) if here.chained else here.incoming)
+    read = scales[place + 1] @ here.outgoing if after and after.chained else here.outgoing.sum(axis=0)
+    free = (made > 0) & (read > 0)
+    before, best = scales[place][free], np.sqrt(read[free] / made[free])
+    scales[place][free] = best
+    return float(np.abs(np.log(best / before)).max(initial=0.0))
 
 
 def _level(magnitude: Tensor, joint: Joint, before: Joint | None) -> Level:
     chained = before is not None and before.read_by == joint.made_by
     incoming = before.outgoing(magnitude).sum(dim=2) if before and chained else joint.incoming(magnitude)
     sizes = (incoming, _biases(magnitude, joint), joint.outgoing(magnitude).sum(dim=2))
-    sources, bias, readers = (size.double().cpu() for size in sizes)
-    return Level(sources, bias, readers, chained, joint.homogeneous)
+    sources, bias, readers = (size.double().cpu().numpy() for size in sizes)
+    return Level(sources if chained else sources.sum(axis=1), bias, readers, chained, joint.homogeneous)
 
 
 def _biases(theta: Tensor, joint: Joint) -> Tensor:

@@ -64,7 +64,7 @@ class CrossEntropy(Criterion):
         slope = outputs.log_softmax(dim=0)
         likelihood = slope.gather(0, own)
         slope.exp_().scatter_(0, own, likelihood.expm1())
-        return likelihood.mean().neg_(), slope.div_(len(y))
+        return likelihood.sum().div_(-likelihood.numel()), slope.div_(len(y))
 
     def members(self, outputs: Tensor, y: Tensor) -> Tensor:
         targets = y.reshape(-1, outputs.shape[2]).expand(len(outputs), -1)

@@ -83,6 +83,7 @@ class _Affine(_Layer):
 
     def __init__(self, layer: nn.Linear) -> None:
         self._weight, self._grad = layer.weight.detach(), _gradient(layer.weight)
+        self._transposed = self._weight.mT
         self._bias = None if layer.bias is None else layer.bias.detach().unsqueeze(1)
         self._bias_grad = None if layer.bias is None else _gradient(layer.bias)
 
@@ -93,7 +94,7 @@ class _Affine(_Layer):
         self._grad.addmm_(slope, inputs.mT)
         if self._bias_grad is not None:
             self._bias_grad.add_(slope.sum(dim=1))
-        return self._weight.mT @ slope if needed else slope
+        return self._transposed @ slope if needed else slope
 
 
 @final
@@ -139,11 +140,13 @@ class DenseChain(Differentiation):
     def add_(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
         if any(self._hooks):
             return self._recorded.add_(X, y, share)
-        with torch.no_grad():
+        with torch.inference_mode():
             values = self._forth(X)
             value, slope = self._criterion.differentiate(values[-1], y)
-            self._back_(values, slope.mul_(share))
-        return value * share, values[-1].mT
+            if share != 1.0:
+                value, slope = value * share, slope.mul_(share)
+            self._back_(values, slope)
+        return value, values[-1].mT
 
     def _forth(self, X: Tensor) -> list[Tensor]:
         """The samples and every layer's values, each of shape (n_features, n_samples)."""

@@ -520,6 +520,8 @@ class _Tally:
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:
     """``values[index]``, for an index of any shape, in a fifth of its time on the CPU."""
+    if index.dim() == 1:
+        return values.index_select(0, index)
     return values.index_select(0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
 
 

@@ -13,7 +13,7 @@ from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell
 from engine.losses import Block
 from engine.penalties.base import Penalty
 from engine.problem import Problem, State
-from engine.stretches import stretches
+from engine.stretches import STRETCH, stretches
 
 FIRST_WINDOW = 10
 BETA = 0.99
@@ -61,7 +61,8 @@ class Pace:
         """
         usual = mean_size(theta)
         sizes = [(span, mean_size(theta[span]) or usual) for span in _spans(layout)]
-        return Rates([(span, min(self.rate, self.trust * size) if size else self.rate) for span, size in sizes])
+        rates = [(span, min(self.rate, self.trust * size) if size else self.rate) for span, size in sizes]
+        return Rates(rates, _spread(rates, theta) if len(theta) <= STRETCH else None)
 
     def share(self, begun: float, done: float) -> float:
         """Share of the learning rate: up from nothing while Adam's averages still follow single batches, then down."""
@@ -80,21 +81,30 @@ class Rates:
     ----------
     of_layers : sequence of (slice, float)
         Stretches of the flat weights, in order, and their rates.
+    spread : Tensor, shape (n_params,), optional
+        The same for every weight: where the weights are few, one product takes less time than one for each layer.
+    factor : float
+        Multiplies all of them.
     """
 
-    def __init__(self, of_layers: Sequence[tuple[slice, float]]) -> None:
-        self._of_layers = of_layers
+    def __init__(
+        self, of_layers: Sequence[tuple[slice, float]], spread: Tensor | None = None, factor: float = 1.0
+    ) -> None:
+        self._of_layers, self._spread, self._factor = of_layers, spread, factor
 
     def times(self, factor: float) -> "Rates":
         """The same, multiplied by a factor."""
-        return Rates([(span, rate * factor) for span, rate in self._of_layers])
+        return Rates(self._of_layers, self._spread, self._factor * factor)
 
     def scale_(self, steps: Tensor, start: int) -> None:
         """Multiply by them `steps`, the stretch of a flat vector that begins at `start`."""
+        if self._spread is not None:
+            steps.mul_(self._spread).mul_(self._factor)
+            return
         for span, rate in self._of_layers:
             part = steps[max(span.start - start, 0) : max(span.stop - start, 0)]
             if len(part):
-                part.mul_(rate)
+                part.mul_(rate * self._factor)
 
 
 @final
@@ -242,6 +252,11 @@ def _spans(layout: Sequence[Block]) -> Iterator[slice]:
     for _, blocks in groupby(layout, lambda block: block.name.rpartition(".")[0]):
         own = list(blocks)
         yield slice(own[0].start, own[-1].stop)
+
+
+def _spread(rates: Sequence[tuple[slice, float]], theta: Tensor) -> Tensor:
+    """Layers' rates as one for every weight."""
+    return torch.cat([theta.new_full((span.stop - span.start,), rate) for span, rate in rates])
 
 
 def mean_size(theta: Tensor) -> float:

@@ -25,17 +25,18 @@ from engine.tracers.slots import Slots
 
 Held = Literal["penalty", "strength", "nothing"]
 
-EXPLORED_SHARE, FEWEST_EXPLORED = 0.1, 6
-USUAL_END, LOST, FEWER = 0.99, 0.8, 3
+EXPLORED_SHARE, FEWEST_EXPLORED, COVERED = 0.1, 6, 2.7
+USUAL_END, LOST, ALL_LOST, FEWER = 0.99, 0.85, 0.97, 3
 FROM_NETWORK_SHARE, DENSER_SHARE = 0.8, 0.6
 MOST_TRIES = 2
+MOST_BEYOND = 2
 RETRIES, SHORTENING = 4, 3
 WORSE = 1.25
 FINAL_STEP = 0.2
 FINAL_TRIES = 12
 RELAXED, LEAST = 1e-2, 1e-6
 NARROWING = 1 - 1e-6
-HALVINGS = 40
+HALVINGS = 24
 MOST_SAVED, WIDE = 0.1, 4.0
 JUDGING_SHARE, FEWEST_JUDGING = 1 / 8, 512
 FIRST_SHARE = 0.3
@@ -53,8 +54,8 @@ class Rules:
         Passes along the path: the first founds the places, further ones improve them all, in turns towards lower loss
         and towards higher sparsity.
     end : float, optional
-        Sparsity at which the path ends, in (0, 1]; if None, where 99 % of the weights are zero and four fifths of the
-        zero network's loss is reached.
+        Sparsity at which the path ends, in (0, 1]; if None, where 99 % of the weights are zero and 85 % of the zero
+        network's loss is reached, or with the zero network where so many zeros are out of reach.
     floor : float
         Where the path starts from given weights: the share of the first loss at which its dense end is reached.
     start : str
@@ -257,9 +258,8 @@ class Continuation(Tracer):
         while not slots.passed(stage + 1, 0) and not clock.exhausted(self._budget):
             branch = slots.branch(stage)
             remaining = self._remaining(slots, direction)
-            if direction > 0 and self._rules.end is None:
-                remaining = max(remaining, 1)
-            if remaining < 1 or self._at_end(problem, branch, direction):
+            bounded = direction < 0 or self._rules.end is not None
+            if (bounded and remaining < 1) or self._at_end(problem, branch, direction):
                 return
             found = self._next(problem, branch, stage, direction, remaining)
             index = len(slots.trail)
@@ -268,39 +268,51 @@ class Continuation(Tracer):
 
     def _next(self, problem: Problem, branch: Sequence[Waypoint], stage: int, direction: int, remaining: int) -> _Found:
         draw = self._draw(stage, len(branch))
-        if direction > 0 and remaining == 1:
-            return self._sparse_end(problem, branch, draw)
-        end, points = self._target(branch[0]), self._rules.points
-        step = stride.sparser(branch, end, remaining) if direction > 0 else stride.denser(branch, points)
-        return self._predicted(problem, branch, step, draw)
+        if direction < 0:
+            return self._predicted(problem, branch, stride.denser(branch, self._rules.points), draw)
+        if self._rules.end is None:
+            if remaining <= -MOST_BEYOND * self._explored or branch[-1].point.loss >= ALL_LOST * _zero_loss(problem):
+                return self._last(problem, branch[-1], draw)
+            step = stride.sparser(branch, self._target(branch[-1]), max(remaining, 1), self._least(remaining))
+            return self._predicted(problem, branch, step, draw)
+        if remaining == 1:
+            return self._sparse_end(problem, branch, self._rules.end, draw)
+        return self._predicted(problem, branch, stride.sparser(branch, self._rules.end, remaining), draw)
+
+    def _last(self, problem: Problem, sparsest: Waypoint, draw: int) -> _Found:
+        """The zero network, where 99 % of zeros are out of reach; what is not penalised is trained."""
+        zero, parent = _zeroed(problem, state(problem, sparsest)), sparsest.point.index
+        if self._held != "penalty" or bool(problem.penalty.penalised.all()):
+            return _measured(problem, zero, parent)
+        return self._correct(problem, zero, parent, draw)
+
+    def _least(self, remaining: int) -> float:
+        """The shortest log-step of exploring where no end was asked for; twice as long beyond what was planned."""
+        if remaining > 0 and self._rules.start == "network":
+            return stride.SMALLEST_LOG_STEP
+        return COVERED / self._explored * (1 if remaining > 0 else 2)
 
     def _predicted(self, problem: Problem, branch: Sequence[Waypoint], step: float, draw: int) -> _Found:
         guess = self._parts.predictor.predict(problem, branch, step, draw)
         guess = replace(guess, level=_aimed(guess.level, branch[-1]))
         return self._correct(problem, guess, branch[-1].point.index, draw)
 
-    def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], draw: int) -> _Found:
+    def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], end: float, draw: int) -> _Found:
         """Step on until the network is as sparse as asked; the zero network where no other is."""
-        parent, target = branch[-1].point.index, self._target(branch[-1])
-        found = self._predicted(problem, branch, stride.sparser(branch, target, 1), draw)
+        parent = branch[-1].point.index
+        found = self._predicted(problem, branch, stride.sparser(branch, end, 1), draw)
         for attempt in range(FINAL_TRIES):
-            if _sparsity(found.state.theta) >= target:
+            if _sparsity(found.state.theta) >= end:
                 return found
             here = self._bare(problem, found, branch[-1])
             found = self._predicted(problem, [here], FINAL_STEP, draw + attempt)
             found = replace(found, parent=parent)
-        return self._zero(problem, found)
+        return _measured(problem, _zeroed(problem, found.state), parent)
 
     def _target(self, last: Waypoint) -> float:
-        """The sparsity to reach by steps that begin there: where none was asked for, beyond what is reached."""
+        """The sparsity to reach by steps that begin there, where none was asked for."""
         here = last.point
-        if self._rules.end is not None or here.sparsity < USUAL_END:
-            return self._rules.end or USUAL_END
-        return 1 - here.n_nonzero // FEWER / here.n_params
-
-    def _zero(self, problem: Problem, found: _Found) -> _Found:
-        theta, _ = problem.penalty.project(found.state.theta, 0.0)
-        return _measured(problem, replace(found.state, theta=theta, level=0.0), found.parent)
+        return USUAL_END if here.sparsity < USUAL_END else 1 - here.n_nonzero // FEWER / here.n_params
 
     def _fill(self, problem: Problem, slots: Slots, clock: Clock, stage: int) -> Iterator[Waypoint]:
         """Found places in the middle of the front's widest gaps until it has as many points as asked."""
@@ -450,11 +462,17 @@ class Continuation(Tracer):
         buffers = {name: tensor.cpu().numpy() for name, tensor in found.state.buffers.items()}
         return replace(like, point=point, theta=theta.cpu().numpy(), buffers=buffers)
 
+    @property
+    def _explored(self) -> int:
+        """Networks to explore from a dense start."""
+        points = self._rules.points
+        return min(max(math.ceil(EXPLORED_SHARE * points), FEWEST_EXPLORED), points)
+
     def _remaining(self, slots: Slots, direction: int) -> int:
         """How many more places this direction may found; from a sparse start most lie towards lower loss."""
         share, points = FROM_NETWORK_SHARE, self._rules.points
         if self._rules.start == "dense":
-            return min(max(math.ceil(EXPLORED_SHARE * points), FEWEST_EXPLORED), points) - len(slots.networks())
+            return self._explored - len(slots.networks())
         if direction < 0:
             share = DENSER_SHARE if slots.trail[0].point.sparsity >= 0.5 else FROM_NETWORK_SHARE - DENSER_SHARE
         return max(2, math.ceil(share * points)) - len(slots.networks())
@@ -512,6 +530,10 @@ def _zero_loss(problem: Problem) -> float:
     loss = float(problem.loss.value(problem.penalty.project(problem.loss.initial(), 0.0)[0]))
     problem.loss.effort = effort
     return loss
+
+
+def _zeroed(problem: Problem, at: State) -> State:
+    return replace(at, theta=problem.penalty.project(at.theta, 0.0)[0], level=0.0)
 
 
 def _sparsity(theta: Tensor) -> float:

@@ -16,20 +16,20 @@ FLATTEST, STEEPEST = 0.8, 2.5
 LOG_RANGE = 4.0
 
 
-def sparser(branch: Sequence[Waypoint], end: float, remaining: int) -> float:
-    """Share of the penalty to shed so that `remaining` equal log-steps end at sparsity `end`.
+def sparser(branch: Sequence[Waypoint], end: float, remaining: int, least: float = SMALLEST_LOG_STEP) -> float:
+    """Share of the penalty to shed so that `remaining` equal log-steps, none below `least`, end at sparsity `end`.
 
     The nonzeros left are extrapolated as a power of the penalty, fitted to the last points.
     """
     here = branch[-1].point
     wanted = max((1 - end) * here.n_params, 1.0)
     distance = math.log(max(here.n_nonzero / wanted, 1.0)) / _slope(branch)
-    log_step = max(distance / max(remaining, 1), SMALLEST_LOG_STEP)
+    log_step = distance / max(remaining, 1)
     if len(branch) > 2 and remaining > 0:
         before = math.log(branch[-2].point.penalty / max(here.penalty, 1e-300))
         if before > 0:
             log_step = min(max(log_step, before / WIDEST_CHANGE), before * WIDEST_CHANGE)
-    return min(1 - math.exp(-log_step), LARGEST_STEP)
+    return min(1 - math.exp(-max(log_step, least)), LARGEST_STEP)
 
 
 def denser(branch: Sequence[Waypoint], points: int) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from engine.correctors.base import Hold, Level, hold, mini_batches
 from engine.losses import Block, LeastSquares
 from engine.penalties import L1, GroupL2
 from engine.problem import Problem, State
+from engine.stretches import STRETCH
 from tests.engine import problems
 from tests.engine.problems import vector
 
@@ -240,10 +242,12 @@ class TestNewton:
 @pytest.mark.slow
 @pytest.mark.parametrize(("held", "tolerance"), [("strength", 1e-9), ("penalty", 1e-3)])
 @pytest.mark.parametrize("on", [lambda: problems.diabetes().problem, problems.iris_network])
-def test_adaptive_steps_in_place_are_those_of_the_formulas(on, held: str, tolerance: float) -> None:
+@pytest.mark.parametrize("few", [STRETCH, 0])
+def test_adaptive_steps_in_place_are_those_of_the_formulas(on, held: str, tolerance: float, few: int) -> None:
     problem = on()
     guess = start(problem)
-    found = AdaptiveProximal(held, epochs=20, batch=15, trim=0).correct(problem, guess, 5).state.theta
+    with patch("engine.correctors.adaptive.STRETCH", few):
+        found = AdaptiveProximal(held, epochs=20, batch=15, trim=0).correct(problem, guess, 5).state.theta
     expected = naive_adaptive(problem, guess, hold(held, guess), held)
     assert float((found - expected).norm()) <= tolerance * float((expected - guess.theta).norm())
 

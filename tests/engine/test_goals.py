@@ -313,8 +313,9 @@ def test_other_penalties(name: str) -> None:
     goals = [goal("fill", points=1), goal("nonzeros", count=44), goal("strength", lam=0.02), goal("loss", most=0.5)]
     new, said = told(problem, trail, *goals)
     points = [w.point for w in [*trail, *new]]
-    found = {0, 1, 3, 4} if "has 44 nonzero weights already, and no better one was found" in said else {0, 1, 2, 3, 4}
-    assert {asked(p) for p in points} == found
+    found = {asked(p) for p in points}
+    assert found | {2} == {0, 1, 2, 3, 4}
+    assert 2 in found or "has 44 nonzero weights already, and no better one was found" in said
     assert any(p.n_nonzero == 44 for p in points)
     assert "of at most 0.5:" in said
 
