@@ -157,7 +157,8 @@ def test_from_the_form_to_a_file(watched: Watched, tmp_path: Path) -> None:
     expect(rows.nth(0)).to_be_visible(timeout=PATIENCE)
     expect(rows.nth(2)).to_be_visible(timeout=PATIENCE)
     expect(page.locator("#status .badge")).to_have_text("completed", timeout=PATIENCE)
-    expect(page.locator("#plot .scatterlayer .point").nth(2)).to_be_visible()
+    front = page.request.get(f"{page.url}/figure.json").json()["data"][1]["x"]
+    expect(page.locator("#plot .scatterlayer .trace").nth(1).locator(".point")).to_have_count(len(front))
 
     click_point(page, 1)
     expect(page.locator("#details h2")).to_have_text(re.compile(r"Point \d+"))
