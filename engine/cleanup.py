@@ -147,6 +147,7 @@ class Level:
     homogeneous: bool
 
 
+# Of weights that are infinite the scales are no numbers, and such ones are not taken.
 @np.errstate(divide="ignore", invalid="ignore")
 def balanced(levels: Sequence[Level]) -> list[Array]:
     """The scales of each level's units, shape (n_units,), that make the norm least.

@@ -203,10 +203,12 @@ class Continuation(Tracer):
     ) -> None:
         self._parts, self._rules, self._seed, self._budget = parts, rules, seed, budget or Budget()
         self._held: Held = held
+        self._worst = math.inf
         self.expected, self.cleanup = rules.points * rules.sweeps, rules.cleanup
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         slots, clock = Slots(trail), Clock(problem, trail)
+        self._worst = _zero_loss(problem) if self._rules.end is None else math.inf
         if not slots.trail:
             yield slots.add(self._first(problem, clock))
         directions = (1,) if self._rules.start == "dense" else (-1, 1)
@@ -259,7 +261,7 @@ class Continuation(Tracer):
             branch = slots.branch(stage)
             remaining = self._remaining(slots, direction)
             bounded = direction < 0 or self._rules.end is not None
-            if (bounded and remaining < 1) or self._at_end(problem, branch, direction):
+            if (bounded and remaining < 1) or self._at_end(branch, direction):
                 return
             found = self._next(problem, branch, stage, direction, remaining)
             index = len(slots.trail)
@@ -271,13 +273,17 @@ class Continuation(Tracer):
         if direction < 0:
             return self._predicted(problem, branch, stride.denser(branch, self._rules.points), draw)
         if self._rules.end is None:
-            if remaining <= -MOST_BEYOND * self._explored or branch[-1].point.loss >= ALL_LOST * _zero_loss(problem):
-                return self._last(problem, branch[-1], draw)
-            step = stride.sparser(branch, self._target(branch[-1]), max(remaining, 1), self._least(remaining))
-            return self._predicted(problem, branch, step, draw)
+            return self._onwards(problem, branch, remaining, draw)
         if remaining == 1:
             return self._sparse_end(problem, branch, self._rules.end, draw)
         return self._predicted(problem, branch, stride.sparser(branch, self._rules.end, remaining), draw)
+
+    def _onwards(self, problem: Problem, branch: Sequence[Waypoint], remaining: int, draw: int) -> _Found:
+        """The next sparser network where no end was asked for."""
+        if remaining <= -MOST_BEYOND * self._explored or branch[-1].point.loss >= ALL_LOST * self._worst:
+            return self._last(problem, branch[-1], draw)
+        step = stride.sparser(branch, self._target(branch[-1]), max(remaining, 1), self._least(remaining))
+        return self._predicted(problem, branch, step, draw)
 
     def _last(self, problem: Problem, sparsest: Waypoint, draw: int) -> _Found:
         """The zero network, where 99 % of zeros are out of reach; what is not penalised is trained."""
@@ -477,13 +483,13 @@ class Continuation(Tracer):
             share = DENSER_SHARE if slots.trail[0].point.sparsity >= 0.5 else FROM_NETWORK_SHARE - DENSER_SHARE
         return max(2, math.ceil(share * points)) - len(slots.networks())
 
-    def _at_end(self, problem: Problem, branch: Sequence[Waypoint], direction: int) -> bool:
+    def _at_end(self, branch: Sequence[Waypoint], direction: int) -> bool:
         first, last = branch[0].point, branch[-1].point
         if direction < 0:
             return endings.stalled(branch) or last.loss <= self._rules.floor * first.loss
         if self._rules.end is not None or last.penalty == 0:
             return last.sparsity >= (self._rules.end or 0.0)
-        return last.sparsity >= USUAL_END and last.loss >= LOST * _zero_loss(problem)
+        return last.sparsity >= USUAL_END and last.loss >= LOST * self._worst
 
     def _reached(self, slots: Slots) -> str:
         sparsest = slots.networks()[slots.order()[0]].point
@@ -526,10 +532,13 @@ def _value(problem: Problem, at: State, batch: Batch | None = None) -> float:
 
 def _zero_loss(problem: Problem) -> float:
     """The loss without what is penalised; not counted as effort, so that a trace that goes on counts as one."""
-    effort = problem.loss.effort
-    loss = float(problem.loss.value(problem.penalty.project(problem.loss.initial(), 0.0)[0]))
-    problem.loss.effort = effort
-    return loss
+    loss, effort, buffers = problem.loss, problem.loss.effort, problem.loss.buffers
+    theta = problem.penalty.project(loss.initial(), 0.0)[0]
+    loss.calibrate(theta)
+    value = float(loss.value(theta))
+    loss.load_buffers(buffers)
+    loss.effort = effort
+    return value
 
 
 def _zeroed(problem: Problem, at: State) -> State:

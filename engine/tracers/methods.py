@@ -123,7 +123,7 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         Passes along the path: the first finds the points, further ones improve them all, in turns from both ends.
     end : float
         Sparsity at which the path ends; 1 is the zero network. By default where at least 99 % of the weights are zero
-        and the loss is 85 % of the zero network's.
+        and the loss is 85 % of the zero network's, or with the zero network where so many zeros are out of reach.
     start : str
         Train a dense network first, or start from the weights that the network was made with.
     anchor_epochs : int

@@ -249,6 +249,24 @@ def test_where_an_end_of_zeros_is_out_of_reach_the_zero_network_is_the_end() -> 
 
 
 @pytest.mark.slow
+def test_the_zero_network_is_measured_once_and_at_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, costs = problems.digits_network(16), []
+    value = problem.loss.value
+
+    def measured(theta: Tensor, batch: Tensor | None = None) -> Tensor:
+        if not theta.any():
+            costs.append(problem.loss.effort)
+        return value(theta, batch)
+
+    monkeypatch.setattr(problem.loss, "value", measured)
+    ended = next(iter(continuation(8, 0, Budget(), quality="draft", end=0.99).trace(problem)))
+    assert costs == []
+    found = list(continuation(8, 0, Budget(), quality="draft").trace(problem))
+    assert costs == [0.0]
+    assert found[0].point.effort == ended.point.effort
+
+
+@pytest.mark.slow
 def test_later_sweeps_only_improve() -> None:
     waypoints = [w.point for w in tracer("default", 10, sweeps=3).trace(problems.digits_network())]
     reference = (1e3, 3.0)
