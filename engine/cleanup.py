@@ -76,8 +76,10 @@ class Cleanup:
 
     def _fold_at(self, theta: Tensor, joint: Joint) -> bool:
         outgoing, bias = joint.outgoing(theta), _biases(theta, joint)
-        read = joint.activated(bias)
         idle = (joint.incoming(theta) == 0).all(dim=1) & (outgoing != 0).any(dim=2).any(dim=0)
+        if not bool(idle.any()):
+            return False
+        read = joint.activated(bias)
         chosen = idle & ((read == 0) | self._cheaper_as_bias(theta, joint, read))
         if joint.next_bias:
             view(theta, joint.next_bias).add_(outgoing.sum(dim=2) @ torch.where(chosen, read, 0.0))

@@ -1,8 +1,10 @@
 """What a network's outputs are compared with the targets by."""
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from engine.data import Dataset
@@ -60,11 +62,10 @@ class CrossEntropy(Criterion):
         return nn.functional.cross_entropy(flat, targets)
 
     def differentiate(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        own = y.unsqueeze(0)
-        slope = outputs.log_softmax(dim=0)
-        likelihood = slope.gather(0, own)
-        slope.exp_().scatter_(0, own, likelihood.expm1())
-        return likelihood.sum().div_(-likelihood.numel()), slope.div_(len(y))
+        likelihood = outputs.log_softmax(dim=0)
+        chosen = _each_chosen(*outputs.shape, outputs.dtype, outputs.device).index_select(1, y)
+        value = torch.dot(likelihood.view(-1), chosen.view(-1))
+        return value, chosen.add_(likelihood.exp_(), alpha=1 / outputs.shape[1])
 
     def members(self, outputs: Tensor, y: Tensor) -> Tensor:
         targets = y.reshape(-1, outputs.shape[2]).expand(len(outputs), -1)
@@ -130,6 +131,13 @@ LOSSES: dict[str, type[Criterion]] = {
     "logistic": LogisticLoss,
     "squared_error": SquaredError,
 }
+
+
+@lru_cache(maxsize=16)
+def _each_chosen(n_classes: int, n_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The derivative of a mean negative log-likelihood, one column for each class that a sample may have."""
+    with torch.inference_mode(mode=False):
+        return torch.eye(n_classes, dtype=dtype, device=device).div_(-n_samples)
 
 
 def _narrow(outputs: Tensor) -> bool:

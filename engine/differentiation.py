@@ -17,7 +17,7 @@ FORTH: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.Sigmoid: torch.sigmoid,
 }
 BACK: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda slope, values: torch.ops.aten.threshold_backward.default(slope, values, 0),
+    nn.ReLU: lambda slope, values: slope.mul_(values.sign()),
     nn.Tanh: torch.ops.aten.tanh_backward.default,
     nn.Sigmoid: torch.ops.aten.sigmoid_backward.default,
 }
@@ -25,6 +25,11 @@ BACK: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
 
 class Differentiation(ABC):
     """One network's loss, alone or with the gradient."""
+
+    @property
+    @abstractmethod
+    def recording(self) -> bool:
+        """Whether the gradient needs torch's record."""
 
     @abstractmethod
     def value(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -38,8 +43,8 @@ class Differentiation(ABC):
         """
 
     @abstractmethod
-    def add_(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The same as `value`; the gradient is added to the parameters' ``grad``."""
+    def gradient_(self, X: Tensor, y: Tensor, share: float = 1.0, added: bool = False) -> tuple[Tensor, Tensor]:
+        """The same as `value`; the gradient is written over the parameters' ``grad``, or `added` to it."""
 
 
 @final
@@ -54,12 +59,19 @@ class Recorded(Differentiation):
 
     def __init__(self, network: nn.Module, criterion: Criterion) -> None:
         self._network, self._criterion = network, criterion
+        self._gradients = [_gradient(parameter) for parameter in network.parameters()]
+
+    @property
+    def recording(self) -> bool:
+        return True
 
     def value(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
         outputs = self._network(X)
         return self._criterion(outputs, y) * share, outputs
 
-    def add_(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    def gradient_(self, X: Tensor, y: Tensor, share: float = 1.0, added: bool = False) -> tuple[Tensor, Tensor]:
+        if not added:
+            torch._foreach_zero_(self._gradients)
         value, outputs = self.value(X, y, share)
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach(), outputs.detach()
@@ -72,9 +84,12 @@ class _Layer(ABC):
     def forth(self, values: Tensor) -> Tensor:
         """What it makes of its inputs, both of shape (n_features, n_samples)."""
 
+    def learn_(self, inputs: Tensor, slope: Tensor, ones: Tensor, kept: float) -> None:  # noqa: B027 - activations have none
+        """Write the parameters' gradients, from the derivative by the outputs, onto a share of them that is `kept`."""
+
     @abstractmethod
-    def back_(self, inputs: Tensor, outputs: Tensor, slope: Tensor, needed: bool) -> Tensor:
-        """From the derivative by the outputs to that by the inputs, where it is needed; parameters' are added up."""
+    def back_(self, outputs: Tensor, slope: Tensor) -> Tensor:
+        """From the derivative by the outputs, which may be used up, to that by the inputs."""
 
 
 @final
@@ -88,13 +103,16 @@ class _Affine(_Layer):
         self._bias_grad = None if layer.bias is None else _gradient(layer.bias)
 
     def forth(self, values: Tensor) -> Tensor:
-        return self._weight @ values if self._bias is None else torch.addmm(self._bias, self._weight, values)
+        product = torch.mm(self._weight, values)
+        return product if self._bias is None else product.add_(self._bias)
 
-    def back_(self, inputs: Tensor, outputs: Tensor, slope: Tensor, needed: bool) -> Tensor:
-        self._grad.addmm_(slope, inputs.mT)
+    def learn_(self, inputs: Tensor, slope: Tensor, ones: Tensor, kept: float) -> None:
+        self._grad.addmm_(slope, inputs.mT, beta=kept)
         if self._bias_grad is not None:
-            self._bias_grad.add_(slope.sum(dim=1))
-        return self._transposed @ slope if needed else slope
+            self._bias_grad.addmv_(slope, ones, beta=kept)
+
+    def back_(self, outputs: Tensor, slope: Tensor) -> Tensor:
+        return torch.mm(self._transposed, slope)
 
 
 @final
@@ -107,7 +125,7 @@ class _Elementwise(_Layer):
     def forth(self, values: Tensor) -> Tensor:
         return self._forth(values)
 
-    def back_(self, inputs: Tensor, outputs: Tensor, slope: Tensor, needed: bool) -> Tensor:
+    def back_(self, outputs: Tensor, slope: Tensor) -> Tensor:
         return self._back(slope, outputs)
 
 
@@ -131,34 +149,40 @@ class DenseChain(Differentiation):
         self._layers = [_Affine(layer) if isinstance(layer, nn.Linear) else _Elementwise(layer) for layer in layers]
         self._recorded, self._criterion = recorded, criterion
 
+    @property
+    def recording(self) -> bool:
+        return any(self._hooks)
+
     def value(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        if any(self._hooks):
+        if self.recording:
             return self._recorded.value(X, y, share)
         outputs = self._forth(X)[-1]
         return self._criterion.differentiate(outputs, y)[0] * share, outputs.mT
 
-    def add_(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        if any(self._hooks):
-            return self._recorded.add_(X, y, share)
-        with torch.inference_mode():
-            values = self._forth(X)
-            value, slope = self._criterion.differentiate(values[-1], y)
-            if share != 1.0:
-                value, slope = value * share, slope.mul_(share)
-            self._back_(values, slope)
+    def gradient_(self, X: Tensor, y: Tensor, share: float = 1.0, added: bool = False) -> tuple[Tensor, Tensor]:
+        if self.recording:
+            return self._recorded.gradient_(X, y, share, added)
+        values = self._forth(X)
+        value, slope = self._criterion.differentiate(values[-1], y)
+        if share != 1.0:
+            value, slope = value * share, slope.mul_(share)
+        self._back_(values, slope, float(added))
         return value, values[-1].mT
 
     def _forth(self, X: Tensor) -> list[Tensor]:
         """The samples and every layer's values, each of shape (n_features, n_samples)."""
-        values = [X.flatten(1).mT]
+        values = [X.mT if X.dim() == 2 else X.flatten(1).mT]
         for layer in self._layers:
             values.append(layer.forth(values[-1]))
         return values
 
-    def _back_(self, values: list[Tensor], slope: Tensor) -> None:
+    def _back_(self, values: list[Tensor], slope: Tensor, kept: float) -> None:
         """From the loss's derivative by the outputs to the parameters' gradients."""
-        for depth in reversed(range(len(self._layers))):
-            slope = self._layers[depth].back_(values[depth], values[depth + 1], slope, depth > 0)
+        ones = slope.new_ones(slope.shape[1])
+        for depth in range(len(self._layers) - 1, -1, -1):
+            self._layers[depth].learn_(values[depth], slope, ones, kept)
+            if depth:
+                slope = self._layers[depth].back_(values[depth + 1], slope)
 
 
 def differentiation(network: nn.Module, criterion: Criterion, flat: bool) -> Differentiation:

@@ -6,6 +6,7 @@ A network's parameters are views of one flat buffer, so that predictors and corr
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -102,6 +103,10 @@ class Loss(ABC):
     def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """`value_and_grad` with the gradient in a buffer to write over; the next call of any kind does so too."""
         return self.value_and_grad(theta, batch)
+
+    def stepping(self) -> AbstractContextManager[object]:
+        """Within it `value_and_grad_` is called many times, and torch records nothing that this loss can do without."""
+        return nullcontext()
 
     @abstractmethod
     def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
@@ -289,6 +294,7 @@ class NetworkLoss(Loss):
         self._start = self._theta.to("cpu", copy=True)
         self._splits = _splits(dataset, self._device)
         self._X, self._y = self._splits["train"]
+        self._resident = self._X.device == self._theta.device
         self.n_samples = len(self._X)
         self._language = dataset.task == "language"
         self.n_places = math.prod(dataset.output_shape[:-1])
@@ -315,6 +321,9 @@ class NetworkLoss(Loss):
 
     def lend(self, theta: Tensor) -> Tensor:
         return self._put(theta)
+
+    def stepping(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._way.recording else torch.inference_mode()
 
     def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._differentiate(theta, batch), self._grad
@@ -359,7 +368,7 @@ class NetworkLoss(Loss):
 
     def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
         self._put(theta)
-        self.module.eval()
+        self._train(False)
         n_samples = self.n_samples if batch is None else len(batch)
         self.effort += FORWARD * n_samples / self.n_samples
         total = torch.zeros_like(self._theta[0])
@@ -418,9 +427,8 @@ class NetworkLoss(Loss):
     def _differentiate(self, theta: Tensor, batch: Batch | None) -> Tensor:
         """The loss; its gradient is left in the flat buffer."""
         self._put(theta)
-        self._grad.zero_()
         self._train(batch is not None)
-        self.effort += 1.0 if batch is None else len(batch) / self.n_samples
+        self.effort += 1.0 if batch is None else batch.shape[0] / self.n_samples
         return self._accumulate(batch) if batch is not None else self._accumulate_all()
 
     def _train(self, training: bool) -> None:
@@ -429,12 +437,12 @@ class NetworkLoss(Loss):
             self.module.train(training)
 
     def _accumulate(self, batch: Batch) -> Tensor:
-        return self._way.add_(*self._fetch(batch))[0]
+        return self._way.gradient_(*self._fetch(batch))[0]
 
     def _accumulate_all(self) -> Tensor:
         self._seen = tally = _Tally(self.criterion, self.n_samples, self._theta)
-        for X, y in self._chunks(self._X, self._y):
-            tally.add(*self._way.add_(X, y, len(X) / self.n_samples), y)
+        for done, (X, y) in enumerate(self._chunks(self._X, self._y)):
+            tally.add(*self._way.gradient_(X, y, len(X) / self.n_samples, added=done > 0), y)
         return tally.loss
 
     def _tally(self, X: Tensor, y: Tensor) -> "_Tally":
@@ -453,6 +461,8 @@ class NetworkLoss(Loss):
         return found
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if self._resident:
+            return _taken(self._X, batch), _taken(self._y, batch)
         index = batch.to(self._X.device)
         return self._to_device(_taken(self._X, index)), self._to_device(_taken(self._y, index))
 

@@ -1,6 +1,6 @@
 """Vectors in stretches that stay in a processor's cache while several operations pass over them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 STRETCH = 1 << 18
 
 
-def stretches(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def stretches(*vectors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """Views of the same stretch of every vector, in order; a single stretch on devices other than the processor.
 
     Parameters
@@ -16,8 +16,7 @@ def stretches(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     *vectors : Tensor, shape (n,)
     """
     first = vectors[0]
-    size = STRETCH * torch.get_num_threads() if first.device.type == "cpu" else len(first)
-    if len(first) <= size:
-        yield vectors
-    else:
-        yield from zip(*(torch.split(vector, size) for vector in vectors), strict=True)
+    if first.shape[0] <= STRETCH or first.device.type != "cpu":
+        return (vectors,)
+    size = STRETCH * torch.get_num_threads()
+    return zip(*(torch.split(vector, size) for vector in vectors), strict=True)

@@ -83,28 +83,20 @@ class Rates:
         Stretches of the flat weights, in order, and their rates.
     spread : Tensor, shape (n_params,), optional
         The same for every weight: where the weights are few, one product takes less time than one for each layer.
-    factor : float
-        Multiplies all of them.
     """
 
-    def __init__(
-        self, of_layers: Sequence[tuple[slice, float]], spread: Tensor | None = None, factor: float = 1.0
-    ) -> None:
-        self._of_layers, self._spread, self._factor = of_layers, spread, factor
+    def __init__(self, of_layers: Sequence[tuple[slice, float]], spread: Tensor | None = None) -> None:
+        self._of_layers, self._spread = of_layers, spread
 
-    def times(self, factor: float) -> "Rates":
-        """The same, multiplied by a factor."""
-        return Rates(self._of_layers, self._spread, self._factor * factor)
-
-    def scale_(self, steps: Tensor, start: int) -> None:
-        """Multiply by them `steps`, the stretch of a flat vector that begins at `start`."""
+    def scale_(self, steps: Tensor, start: int, factor: float) -> None:
+        """Multiply by them and a factor `steps`, the stretch of a flat vector that begins at `start`."""
         if self._spread is not None:
-            steps.mul_(self._spread).mul_(self._factor)
+            steps.mul_(self._spread).mul_(factor)
             return
         for span, rate in self._of_layers:
             part = steps[max(span.start - start, 0) : max(span.stop - start, 0)]
             if len(part):
-                part.mul_(rate * self._factor)
+                part.mul_(rate * factor)
 
 
 @final
@@ -202,13 +194,14 @@ class AdaptiveProximal(Corrector):
         losses, moments, rates = [], _Moments(theta), self._pace.first(theta, problem.loss.layout)
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
         batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
-        for done, batch in enumerate(batches, 1):
-            begun = (done - 1) / len(batches)
-            value, grad = problem.loss.value_and_grad_(theta, batch)
-            losses.append(value)
-            now = rates.times(share * self._pace.share(begun, done / len(batches)))
-            step = moments.descend_(theta, grad, 1 / self._pace.averaged(begun), now)
-            held.restore_(problem.penalty, theta, step, begun, exactly=done == len(batches))
+        with problem.loss.stepping():
+            for done, batch in enumerate(batches, 1):
+                begun = (done - 1) / len(batches)
+                value, grad = problem.loss.value_and_grad_(theta, batch)
+                losses.append(value)
+                rate = share * self._pace.share(begun, done / len(batches))
+                step = moments.descend_(theta, grad, 1 / self._pace.averaged(begun), rates, rate)
+                held.restore_(problem.penalty, theta, step, begun, exactly=done == len(batches))
         return losses
 
 
@@ -226,24 +219,26 @@ class _Moments:
         self._mean, self._square = torch.zeros_like(theta), torch.zeros_like(theta)
         self._weight, self._done = 0.0, 0
 
-    def descend_(self, theta: Tensor, grad: Tensor, new: float, rates: Rates) -> Tensor:
+    def descend_(self, theta: Tensor, grad: Tensor, new: float, rates: Rates, share: float) -> Tensor:
         """Gradient step on `theta` in place; the step sizes of the weights are written over `grad`.
 
         Parameters
         ----------
         new : float
             Share of this gradient in the average.
+        share : float
+            Of the rates.
         """
         self._done += 1
         self._weight += new * (1 - self._weight)
         unbiased, start = 1 - BETA**self._done, 0
-        now = rates.times(math.sqrt(unbiased))
+        factor = share * math.sqrt(unbiased)
         for weights, slope, mean, square in stretches(theta, grad, self._mean, self._square):
             mean.lerp_(slope, new)
             square.mul_(BETA).addcmul_(slope, slope, value=1 - BETA)
-            now.scale_(torch.clamp_min(square, FLOOR**2 * unbiased, out=slope).rsqrt_(), start)
+            rates.scale_(torch.clamp_min(square, FLOOR**2 * unbiased, out=slope).rsqrt_(), start, factor)
             weights.addcmul_(mean, slope, value=-1 / self._weight)
-            start += len(slope)
+            start += slope.shape[0]
         return grad
 
 

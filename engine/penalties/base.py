@@ -105,18 +105,18 @@ def smallest(sizes: Tensor, share: float) -> Tensor:
     A bound is halved into place, since sorting takes five copies of the weights and the time of many passes over them.
     Entries that differ by less than a billionth of the largest stand or fall together.
     """
-    most, low, high = share * float(sizes.sum()), 0.0, float(sizes.max()) if len(sizes) else 0.0
     if share >= 1:
         return torch.ones_like(sizes, dtype=torch.bool)
+    least, low, high = (1 - share) * float(sizes.sum()), 0.0, float(sizes.max()) if len(sizes) else 0.0
     for _ in range(HALVINGS if share else 0):
         middle = (low + high) / 2
-        low, high = (middle, high) if _below(sizes, middle) <= most else (low, middle)
+        low, high = (middle, high) if _above(sizes, middle) >= least else (low, middle)
     return sizes <= low
 
 
-def _below(sizes: Tensor, bound: float) -> float:
-    """Sum of the entries up to a bound."""
-    return float(sum(part.where(part <= bound, 0.0).sum() for (part,) in stretches(sizes)))
+def _above(sizes: Tensor, bound: float) -> float:
+    """Sum of the entries beyond a bound."""
+    return float(sum(torch.hardshrink(part, bound).sum() for (part,) in stretches(sizes)))
 
 
 def selection(blocks: Sequence[Block], parameters: str | Sequence[str]) -> Tensor:

@@ -151,10 +151,11 @@ class _Judge:
         return _value(problem, at, self.batch)
 
     def lets_stay(self, problem: Problem, mean: State, loss: float) -> bool:
-        """Whether a front through the mean, of that loss, would bend as fronts do."""
+        """Whether a front through the mean, of that loss, would bend as fronts do, and fall."""
         high, low = (self._known(problem, waypoint) for waypoint in (self.sparser, self.denser))
         between, span = float(problem.penalty.value(mean.theta)), self.denser.point.penalty - self.sparser.point.penalty
-        return loss - low <= self.slack * (self.denser.point.penalty - between) / span * (high - low)
+        share = self.slack * (self.denser.point.penalty - between) / span
+        return loss - low <= min(share, 1.0) * (high - low)
 
     def _known(self, problem: Problem, waypoint: Waypoint) -> float:
         if self.batch is None:

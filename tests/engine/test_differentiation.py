@@ -27,11 +27,13 @@ def samples(n: int = 7) -> Tensor:
     return torch.linspace(-2, 2, 6 * n, dtype=torch.float64).sin().view(n, 2, 3)
 
 
-def gradient(way: Recorded | DenseChain, module: nn.Module, y: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
+def gradient(
+    way: Recorded | DenseChain, module: nn.Module, y: Tensor, share: float = 1.0, added: bool = False
+) -> tuple[Tensor, ...]:
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     for part in gradients:
-        part.fill_(1.0)
-    value, outputs = way.add_(samples(len(y)), y, share)
+        part.fill_(1.0 if added else torch.nan)
+    value, outputs = way.gradient_(samples(len(y)), y, share, added)
     return value, outputs, *(part.clone() for part in gradients)
 
 
@@ -41,15 +43,25 @@ def both(module: nn.Module, criterion: Criterion) -> tuple[Recorded, DenseChain]
     return Recorded(module, criterion), way
 
 
+@pytest.mark.parametrize("added", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_dense_layers_have_the_recorded_gradient(name: str, activation: str, bias: bool) -> None:
+def test_dense_layers_have_the_recorded_gradient(name: str, activation: str, bias: bool, added: bool) -> None:
     module = network(activation, 1 if name == "logistic" else 3, bias)
-    recorded, chain = both(module, LOSSES[name]())
     y = TARGETS[name](7)
-    for expected, found in zip(gradient(recorded, module, y, 0.3), gradient(chain, module, y, 0.3), strict=True):
-        torch.testing.assert_close(found, expected)
+    expected, found = (gradient(way, module, y, 0.3, added) for way in both(module, LOSSES[name]()))
+    for part, whole in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, whole)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_gradient_is_added_or_written_over(name: str) -> None:
+    module = network("relu", 1 if name == "logistic" else 3)
+    for way in both(module, LOSSES[name]()):
+        anew, onto = (gradient(way, module, TARGETS[name](7), 0.3, added)[2:] for added in (False, True))
+        for part, more in zip(anew, onto, strict=True):
+            torch.testing.assert_close(more, part + 1)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -109,6 +109,17 @@ class TestContract:
             assert torch.equal(kept, loss.value_and_grad(lent.clone(), batch)[1])
         assert torch.equal(theta, loss.initial() + 0.1)
 
+    def test_gradients_are_the_same_while_stepping(self, loss: Loss) -> None:
+        batch, lent = next(loss.batches(0, 50)), loss.lend(loss.initial() + 0.1)
+        value, grad = loss.value_and_grad(lent.clone(), batch)
+        lent = loss.lend(loss.initial() + 0.1)
+        with loss.stepping():
+            found = loss.value_and_grad_(lent, batch)
+            lent.add_(1.0)
+        assert torch.equal(found[0], value)
+        assert torch.equal(found[1], grad)
+        assert torch.equal(lent, loss.initial() + 0.1 + 1.0)
+
     def test_gradients_in_place_cost_the_same_effort(self, loss: Loss) -> None:
         before, lent = loss.effort, loss.lend(loss.initial())
         for batch in loss.batches(0, 64):
@@ -202,6 +213,20 @@ class Recurrent(nn.Module):
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         return self.output(self.states(X)[0][:, -1])
+
+
+def test_networks_with_hooks_are_recorded_while_stepping() -> None:
+    loss = problems.digits_network().loss
+    assert isinstance(loss, NetworkLoss)
+    batch, theta = next(loss.batches(0, 50)), loss.initial()
+    plain = loss.value_and_grad(theta, batch)[1]
+    with loss.stepping():
+        assert torch.is_inference_mode_enabled()
+    loss.module[-1].register_forward_hook(lambda _module, _inputs, outputs: 2 * outputs)  # type: ignore[index]
+    expected = loss.value_and_grad(theta, batch)[1]
+    with loss.stepping():
+        assert torch.equal(loss.value_and_grad_(loss.lend(theta), batch)[1], expected)
+    assert not torch.allclose(plain, expected)
 
 
 def test_layers_that_give_tuples_are_measured_too() -> None:

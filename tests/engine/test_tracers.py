@@ -17,9 +17,11 @@ from engine.errors import Diverged, InvalidSpec
 from engine.front import Front, Waypoint
 from engine.losses import LeastSquares
 from engine.penalties import L1, GroupL2
+from engine.predictors import state
 from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
+from engine.tracers.continuation import _Judge
 from engine.tracers.methods import QUALITIES, continuation
 from tests.engine import problems
 
@@ -264,6 +266,16 @@ def test_the_zero_network_is_measured_once_and_at_no_cost(monkeypatch: pytest.Mo
     found = list(continuation(8, 0, Budget(), quality="draft").trace(problem))
     assert costs == [0.0]
     assert found[0].point.effort == ended.point.effort
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("above", "stays"), [(-0.5, True), (-1e-3, True), (1e-3, False), (0.5, False)])
+def test_a_mean_that_a_sparser_network_is_better_than_does_not_stay(above: float, stays: bool) -> None:
+    problem = problems.digits_network(16)
+    first, second = islice(continuation(6, 0, Budget(), quality="draft").trace(problem), 2)
+    judge = _Judge(second, first, slack=2.0, batch=None)
+    loss = second.point.loss + above * (second.point.loss - first.point.loss)
+    assert judge.lets_stay(problem, state(problem, second), loss) is stays
 
 
 @pytest.mark.slow
