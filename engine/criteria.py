@@ -1,7 +1,6 @@
 """What a network's outputs are compared with the targets by."""
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
 from typing import final
 
 import torch
@@ -63,9 +62,10 @@ class CrossEntropy(Criterion):
 
     def differentiate(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         likelihood = outputs.log_softmax(dim=0)
-        chosen = _each_chosen(*outputs.shape, outputs.dtype, outputs.device).index_select(1, y)
-        value = torch.dot(likelihood.view(-1), chosen.view(-1))
-        return value, chosen.add_(likelihood.exp_(), alpha=1 / outputs.shape[1])
+        share = 1 / outputs.shape[1]
+        slope = torch.zeros_like(likelihood).scatter_(0, y.unsqueeze(0), -share)
+        value = torch.dot(likelihood.view(-1), slope.view(-1))
+        return value, slope.add_(likelihood.exp_(), alpha=share)
 
     def members(self, outputs: Tensor, y: Tensor) -> Tensor:
         targets = y.reshape(-1, outputs.shape[2]).expand(len(outputs), -1)
@@ -131,13 +131,6 @@ LOSSES: dict[str, type[Criterion]] = {
     "logistic": LogisticLoss,
     "squared_error": SquaredError,
 }
-
-
-@lru_cache(maxsize=16)
-def _each_chosen(n_classes: int, n_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The derivative of a mean negative log-likelihood, one column for each class that a sample may have."""
-    with torch.inference_mode(mode=False):
-        return torch.eye(n_classes, dtype=dtype, device=device).div_(-n_samples)
 
 
 def _narrow(outputs: Tensor) -> bool:
