@@ -20,6 +20,7 @@ from engine.data import Dataset
 from engine.differentiation import differentiation
 from engine.errors import InvalidSpec
 from engine.front import Array
+from engine.multiply_adds import reuse
 
 Batch = Tensor
 Buffers = Mapping[str, Tensor]
@@ -69,6 +70,8 @@ class Loss(ABC):
         Training samples.
     convex : bool
         Whether the loss is convex in the weights, so that any start leads to the same place.
+    reuse : float
+        How often a sample multiplies a weight, on average: once in dense layers, at every place in convolutions.
     effort : float
         Gradient evaluations so far, in full passes over the training data; one without the gradient counts a third.
     limit : float
@@ -78,6 +81,7 @@ class Loss(ABC):
     layout: tuple[Block, ...]
     n_samples: int
     convex: bool = False
+    reuse: float = 1.0
     effort: float = 0.0
     limit: float = math.inf
 
@@ -287,13 +291,14 @@ class NetworkLoss(Loss):
         self, module: nn.Module, dataset: Dataset, criterion: Criterion, device: torch.device | None = None
     ) -> None:
         self._device = device or torch.device("cpu")
-        self.module = module.to(self._device).train()
+        self.module = module.to(self._device)
         self.criterion = criterion
         self.layout = layout(module)
-        self._theta, self._grad = _flatten(list(module.parameters()))
-        self._start = self._theta.to("cpu", copy=True)
         self._splits = _splits(dataset, self._device)
         self._X, self._y = self._splits["train"]
+        self.reuse = reuse(module.eval(), self._to_device(self._X[:2]))
+        self._theta, self._grad = _flatten(list(module.train().parameters()))
+        self._start = self._theta.to("cpu", copy=True)
         self._resident = self._X.device == self._theta.device
         self.n_samples = len(self._X)
         self._language = dataset.task == "language"
@@ -373,7 +378,7 @@ class NetworkLoss(Loss):
         self.effort += FORWARD * n_samples / self.n_samples
         total = torch.zeros_like(self._theta[0])
         with torch.no_grad():
-            for X, y in self.samples(batch):
+            for X, y in self._chunks(*(self._splits["train"] if batch is None else self._fetch(batch))):
                 total += self._way.value(X, y, len(X) / n_samples)[0]
         return total
 

@@ -34,6 +34,19 @@ def uses(module: nn.Module, samples: Tensor) -> dict[str, float]:
     return {name: counted.found[name] / (size * len(samples)) for name, size in sizes.items()}
 
 
+def reuse(module: nn.Module, samples: Tensor) -> float:
+    """Multiplications of a weight per sample, on average over all of a network's weights; parameters as in `uses`.
+
+    It is 1, as in dense layers, where torch has no count for what the network computes.
+    """
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    try:
+        often = uses(module, samples)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return 1.0
+    return sum(sizes[name] * each for name, each in often.items()) / sum(sizes.values())
+
+
 def multiply_adds(point: ParetoPoint, of_weights: Mapping[str, float]) -> float:
     """Multiply-adds per sample of a network's nonzero weights; NaN where nothing is known about its layers.
 

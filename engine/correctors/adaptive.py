@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell, hold, mini_batches
-from engine.losses import Block
+from engine.losses import Batch, Block, Loss
 from engine.penalties.base import Penalty
 from engine.problem import Problem, State
 from engine.stretches import STRETCH, stretches
@@ -20,9 +20,32 @@ BETA = 0.99
 RECOVERY = 1.3
 WARM_UP = 0.1
 STRENGTH_EASED, LEVEL_EASED = 0.9, 0.3
-BATCH_SHARE, LARGEST_BATCH = 60, 256
+BATCH_SHARE, LARGEST_BATCH, MOST_FINER = 60, 256, 4
 FLOOR = 3e-3
 TRIM = 0.02
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fineness:
+    """What smaller mini-batches change, where a sample takes more work than a step's passes over the weights.
+
+    There a step costs what its samples cost, so batches are up to four times smaller (docs/decisions/0034). Each of
+    these is the power of how many times smaller they are that something changes by.
+
+    Parameters
+    ----------
+    steps : float
+        By which there are more steps.
+    rate : float
+        By which the first rates are lower, since a gradient is noisier; they rise from network to network.
+    pressure : float
+        By which a pace's pressure is lower.
+    """
+
+    steps: float
+    rate: float = 1 / 2
+    pressure: float = 1 / 4
 
 
 @final
@@ -43,6 +66,8 @@ class Pace:
         Steps that the gradient is averaged over in the end; ten at first.
     pressure : float
         How many times the strength is held at first; it eases to the strength itself over nine tenths of the steps.
+    fineness : Fineness, optional
+        What smaller mini-batches change; batches are never made smaller if None.
     """
 
     rate: float = 0.1
@@ -50,6 +75,14 @@ class Pace:
     decay: float = 0.1
     window: float = 50
     pressure: float = 1.0
+    fineness: Fineness | None = None
+
+    def refined(self, finer: float, steps: int) -> tuple["Pace", int, float]:
+        """The pace, the number of steps and the first share of the rates for so many times smaller mini-batches."""
+        if self.fineness is None:
+            return self, steps, 1.0
+        pressure = max(1.0, self.pressure / finer**self.fineness.pressure)
+        return replace(self, pressure=pressure), round(steps * finer**self.fineness.steps), finer**-self.fineness.rate
 
     def first(self, theta: Tensor, layout: Sequence[Block]) -> "Rates":
         """Learning rates for these weights.
@@ -127,6 +160,16 @@ class _Eased:
         return losses[math.ceil(self.over * len(losses)) :] if self.pressure > 1 else losses
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """The mini-batches of a correction, its pace, and which share of the pace's rates is used."""
+
+    pace: Pace
+    share: float
+    batches: tuple[Batch, ...]
+
+
 USUAL = Pace()
 
 
@@ -171,36 +214,49 @@ class AdaptiveProximal(Corrector):
 
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
-        held, theta = self._eased(problem, guess), problem.loss.lend(guess.theta)
-        share = min(1.0, RECOVERY * (guess.step or 1.0))
-        losses = self._descend_(problem, held, theta, share, seed)
+        course = self._course(problem.loss, guess.step, seed)
+        held, theta = self._eased(problem, guess, course.pace.pressure), problem.loss.lend(guess.theta)
+        losses = self._descend_(problem, held, theta, course)
         found = problem.penalty.trim(theta, self._trim)
         if self._held == "penalty":
             problem.penalty.project_(found, guess.level, torch.ones_like(found))
         problem.loss.calibrate(found)
-        state = replace(guess, theta=found, buffers=problem.loss.buffers, step=share)
+        state = replace(guess, theta=found, buffers=problem.loss.buffers, step=course.share)
         return Correction(state, fell=fell(held.after(losses)))
 
-    def _eased(self, problem: Problem, guess: State) -> _Eased:
+    def _course(self, loss: Loss, step: float | None, seed: int) -> _Course:
+        ordinary, size = self._sizes(loss)
+        pace, steps, first = self._pace.refined(min(max(ordinary / size, 1.0), MOST_FINER), self._steps)
+        batches = tuple(mini_batches(loss, seed, size, self._epochs, steps))
+        return _Course(pace, min(1.0, RECOVERY * step) if step else first, batches)
+
+    def _sizes(self, loss: Loss) -> tuple[int, int]:
+        """Samples in a mini-batch, where steps are cheap and here."""
+        ordinary = batch_size(loss, BATCH_SHARE, LARGEST_BATCH)
+        if self._batch or self._pace.fineness is None:
+            return ordinary, self._batch or ordinary
+        finer = min(max(loss.reuse, 1.0), MOST_FINER)
+        return ordinary, batch_size(loss, round(BATCH_SHARE * finer), LARGEST_BATCH)
+
+    def _eased(self, problem: Problem, guess: State, pressure: float) -> _Eased:
         """From the penalty that the guess has to the level; from the pace's pressure to the strength."""
         keep = hold(self._held, replace(guess, level=guess.level / (1 - self._trim)))
         if self._held == "strength":
-            return _Eased(keep, self._pace.pressure, STRENGTH_EASED)
+            return _Eased(keep, pressure, STRENGTH_EASED)
         excess = float(problem.penalty.value(guess.theta)) / guess.level if guess.level > 0 else 1.0
         return _Eased(keep, max(1.0, excess), LEVEL_EASED)
 
-    def _descend_(self, problem: Problem, held: _Eased, theta: Tensor, share: float, seed: int) -> list[Tensor]:
+    def _descend_(self, problem: Problem, held: _Eased, theta: Tensor, course: _Course) -> list[Tensor]:
         """Step on `theta` in place; the mini-batches' losses."""
-        losses, moments, rates = [], _Moments(theta), self._pace.first(theta, problem.loss.layout)
-        size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
-        batches = list(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
+        losses, moments, rates = [], _Moments(theta), course.pace.first(theta, problem.loss.layout)
+        batches = course.batches
         with problem.loss.stepping():
             for done, batch in enumerate(batches, 1):
                 begun = (done - 1) / len(batches)
                 value, grad = problem.loss.value_and_grad_(theta, batch)
                 losses.append(value)
-                rate = share * self._pace.share(begun, done / len(batches))
-                step = moments.descend_(theta, grad, 1 / self._pace.averaged(begun), rates, rate)
+                rate = course.share * course.pace.share(begun, done / len(batches))
+                step = moments.descend_(theta, grad, 1 / course.pace.averaged(begun), rates, rate)
                 held.restore_(problem.penalty, theta, step, begun, exactly=done == len(batches))
         return losses
 

@@ -115,7 +115,10 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Weights and what was measured there: the loss on all data, the gradient of corrected ones; and repetitions."""
+    """Weights and what was measured there: the loss on all data, the gradient of corrected ones; and repetitions.
+
+    `judged` is what a judge says of it, NaN where none was asked.
+    """
 
     state: State
     loss: float
@@ -123,6 +126,7 @@ class _Found:
     parent: int | None
     grad: Tensor | None = None
     repeats: int = 0
+    judged: float = math.nan
 
     def known(self, problem: Problem) -> tuple[float, Tensor]:
         """Loss and gradient on all data; the network's buffers are put in place."""
@@ -160,15 +164,17 @@ class _Judge:
     def _known(self, problem: Problem, waypoint: Waypoint) -> float:
         if self.batch is None:
             return waypoint.point.loss
-        return self.loss(problem, state(problem, waypoint))
+        judged = float(waypoint.memory.get("judged", math.nan))
+        return self.loss(problem, state(problem, waypoint)) if math.isnan(judged) else judged
 
 
 @dataclass(frozen=True, slots=True)
 class _By:
-    """A corrector, and what it holds still."""
+    """A corrector, what it holds still, and whether what it finds is only a start, which needs no gradient."""
 
     corrector: Corrector
     held: Held
+    starting: bool = False
 
 
 @final
@@ -205,11 +211,13 @@ class Continuation(Tracer):
         self._parts, self._rules, self._seed, self._budget = parts, rules, seed, budget or Budget()
         self._held: Held = held
         self._worst = math.inf
+        self._sample: Batch | None = None
         self.expected, self.cleanup = rules.points * rules.sweeps, rules.cleanup
 
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
         slots, clock = Slots(trail), Clock(problem, trail)
         self._worst = _zero_loss(problem) if self._rules.end is None else math.inf
+        self._sample = _sample(problem, self._draw(-1, 0))
         if not slots.trail:
             yield slots.add(self._first(problem, clock))
         directions = (1,) if self._rules.start == "dense" else (-1, 1)
@@ -233,7 +241,7 @@ class Continuation(Tracer):
         """Train nearly without the penalty first: from a fresh network the penalised steps would end at zero."""
         if problem.loss.convex:
             return self._correct(problem, guess, None, self._draw(0, 1), _By(self._parts.anchor, "strength"))
-        fresh, lam = float(problem.loss.value(guess.theta)), guess.lam
+        fresh, lam = _value(problem, guess, self._sample), guess.lam
         trained = self._trained(problem, guess, lam)
         while trained.penalty == 0 and lam > guess.lam * LEAST:
             lam /= 10
@@ -242,8 +250,8 @@ class Continuation(Tracer):
         return replace(found, state=replace(found.state, step=None))
 
     def _trained(self, problem: Problem, guess: State, lam: float) -> _Found:
-        start = replace(guess, lam=lam * RELAXED)
-        return self._correct(problem, start, None, self._draw(0, 0), _By(self._parts.trainer, "strength"))
+        start, by = replace(guess, lam=lam * RELAXED), _By(self._parts.trainer, "strength", starting=True)
+        return self._correct(problem, start, None, self._draw(0, 0), by)
 
     def _penalised(self, problem: Problem, clock: Clock, trained: _Found, lam: float, bar: float) -> _Found:
         """Go on with the penalty; where it costs most of what was learnt, with a lower strength."""
@@ -334,29 +342,30 @@ class Continuation(Tracer):
     def _between(self, problem: Problem, sparser: Waypoint, denser: Waypoint, wide: bool, draw: int) -> _Found:
         """The mean of two networks where it will do, else the first correction that does; the best where none does."""
         mean = _calibrated(problem, self._mean(problem, sparser, denser))
-        judge = self._judge(problem, sparser, denser, draw)
+        judge = self._judge(problem, sparser, denser)
         least = judge.loss(problem, mean) if judge else math.inf
         if judge and judge.lets_stay(problem, mean, least):
-            return _measured(problem, mean, denser.point.index)
+            return replace(_measured(problem, mean, denser.point.index), judged=least)
         found: list[_Found] = []
         for attempt in self._attempts(problem, mean, sparser, denser, draw):
             found.append(attempt)
             if attempt.loss < sparser.point.loss or not wide:
                 break
         best = min(found, key=lambda f: f.loss)
-        worse = judge and least < (judge.loss(problem, best.state) if judge.batch is not None else best.loss)
-        return _measured(problem, mean, denser.point.index) if worse else best
+        if judge is None:
+            return best
+        reached = judge.loss(problem, best.state) if judge.batch is not None else best.loss
+        if least < reached:
+            return replace(_measured(problem, mean, denser.point.index), judged=least)
+        return replace(best, judged=reached)
 
-    def _judge(self, problem: Problem, sparser: Waypoint, denser: Waypoint, draw: int) -> _Judge | None:
-        """Who says whether means stay as they are: nobody where weights become zero in groups.
+    def _judge(self, problem: Problem, sparser: Waypoint, denser: Waypoint) -> _Judge | None:
+        """Who says whether means stay as they are."""
+        return _Judge(sparser, denser, self._rules.slack, self._sample) if self._judges(problem) else None
 
-        There a mean has the units of both networks.
-        """
-        if not self._rules.slack or problem.penalty.joint:
-            return None
-        size = round(JUDGING_SHARE * problem.loss.n_samples)
-        batch = next(problem.loss.batches(draw, size)) if size >= FEWEST_JUDGING else None
-        return _Judge(sparser, denser, self._rules.slack, batch)
+    def _judges(self, problem: Problem) -> bool:
+        """Whether means may stay as they are: not where weights become zero in groups, as they have both's units."""
+        return self._rules.slack > 0 and not problem.penalty.joint
 
     def _attempts(
         self, problem: Problem, mean: State, sparser: Waypoint, denser: Waypoint, draw: int
@@ -439,7 +448,7 @@ class Continuation(Tracer):
         tried: list[_Found] = []
         for attempt in range(RETRIES + 1):
             correction = by.corrector.correct(problem, guess, draw + attempt)
-            tried.append(_measured(problem, correction.state, parent))
+            tried.append((_begun if by.starting else _measured)(problem, correction.state, parent))
             spent = problem.loss.effort >= problem.loss.limit
             if (correction.fell or spent) and math.isfinite(tried[-1].loss):
                 return replace(tried[-1], repeats=attempt)
@@ -454,12 +463,19 @@ class Continuation(Tracer):
     ) -> Waypoint:
         anchored = index == 0 and self._rules.start == "dense"
         lam = found.state.lam if self._held == "strength" or anchored else None
-        memory = {**asdict(place), "step": found.state.step or math.nan}
+        judged = self._judged(problem, found) if sweep == 0 else math.nan
+        memory = {**asdict(place), "step": found.state.step or math.nan, "judged": judged}
         waypoint = measured(problem, clock, found.state, lam, found.known(problem))
         repeats = {"repeats": float(found.repeats)} if found.repeats else {}
         metrics = {**waypoint.point.metrics, **repeats}
         named = replace(waypoint.point, index=index, parent=found.parent, sweep=sweep, metrics=metrics)
         return replace(waypoint, point=named, memory={name: np.asarray(value) for name, value in memory.items()})
+
+    def _judged(self, problem: Problem, found: _Found) -> float:
+        """What means beside a network will be compared with; NaN where that is its loss, or nothing."""
+        if self._sample is None or not self._judges(problem):
+            return math.nan
+        return found.judged if math.isfinite(found.judged) else _value(problem, found.state, self._sample)
 
     def _bare(self, problem: Problem, found: _Found, like: Waypoint) -> Waypoint:
         """What a prediction needs of a network that is not kept."""
@@ -531,6 +547,12 @@ def _value(problem: Problem, at: State, batch: Batch | None = None) -> float:
     return float(problem.loss.value(at.theta, batch))
 
 
+def _sample(problem: Problem, draw: int) -> Batch | None:
+    """The samples that means are judged by; None for all of them, where an eighth are few."""
+    size = round(JUDGING_SHARE * problem.loss.n_samples)
+    return next(problem.loss.batches(draw, size)) if size >= FEWEST_JUDGING else None
+
+
 def _zero_loss(problem: Problem) -> float:
     """The loss without what is penalised; not counted as effort, so that a trace that goes on counts as one."""
     loss, effort, buffers = problem.loss, problem.loss.effort, problem.loss.buffers
@@ -552,6 +574,11 @@ def _sparsity(theta: Tensor) -> float:
 
 def _guessed(problem: Problem, at: State, parent: int | None) -> _Found:
     return _Found(at, _value(problem, at), float(problem.penalty.value(at.theta)), parent)
+
+
+def _begun(problem: Problem, at: State, parent: int | None) -> _Found:
+    problem.loss.load_buffers(at.buffers)
+    return _guessed(problem, problem.cleaned(at), parent)
 
 
 def _measured(problem: Problem, at: State, parent: int | None) -> _Found:

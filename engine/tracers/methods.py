@@ -14,7 +14,7 @@ from engine.correctors import (
     Pace,
     ProximalGradient,
 )
-from engine.correctors.adaptive import USUAL
+from engine.correctors.adaptive import USUAL, Fineness
 from engine.correctors.multiobjective import Solver
 from engine.correctors.population import PopulationDescent
 from engine.errors import InvalidSpec, UnknownName
@@ -31,7 +31,8 @@ Share = Annotated[float, Gt(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 
 LARGE_BATCH_STEPS, TRAINING_STEPS = 54, 240
-TRAINING, ANCHORING = Pace(trust=0.1), Pace(trust=0.3, window=100, pressure=10)
+TRAINING = Pace(trust=0.1, fineness=Fineness(0.75, rate=0))
+ANCHORING = Pace(trust=0.3, window=100, pressure=10)
 REFIT_STEPS, REFIT_RATE, REWIND_STEPS = 120, 1e-2, 960
 POPULATION_STEPS = 400
 EXACT_PASSES = 1000
@@ -60,6 +61,8 @@ class Effort:
     trim : float
         Share of the penalty that is taken from the smallest weights of every network but the first: what noise keeps
         from zero.
+    fineness : tuple of two Fineness
+        What smaller mini-batches change: for the first network, for the others.
     """
 
     anchor: int
@@ -68,12 +71,13 @@ class Effort:
     trust: float
     slack: float
     trim: float
+    fineness: tuple[Fineness, Fineness]
 
 
 QUALITIES = {
-    "draft": Effort(720, 120, 40, 0.12, 2.0, 0.05),
-    "balanced": Effort(900, 150, 60, 0.12, 1.15, 0.05),
-    "thorough": Effort(3600, 480, 96, 0.05, 0.0, 0.02),
+    "draft": Effort(720, 120, 40, 0.12, 2.0, 0.05, (Fineness(0), Fineness(0))),
+    "balanced": Effort(900, 150, 60, 0.12, 1.15, 0.05, (Fineness(1), Fineness(0.75))),
+    "thorough": Effort(3600, 480, 96, 0.05, 0.0, 0.02, (Fineness(1), Fineness(0.75))),
 }
 
 
@@ -114,8 +118,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     quality : str
         How long networks are trained (adaptive): the first for 720, 900 or 3,600 mini-batch steps, a tenth of the
         others (at least six) for 120, 150 or 480, those between them, where their mean will not do, for 40, 60 or 96;
-        more where there are fewer than 1,000 samples. `draft` takes most means as they are, `thorough` none. A
-        certificate says how far that went.
+        more where there are fewer than 1,000 samples, or where mini-batches are smaller than a sixtieth of the data
+        (not with `draft`). `draft` takes most means as they are, `thorough` none. A certificate says how far that went.
     epochs : int
         Passes over the training data per network, for those that `quality` gives 80 to 480 steps; by default 54 steps
         with the accelerated and the multiobjective corrector.
@@ -133,7 +137,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
     floor : float
         When starting from the network's own weights: share of the first loss at which the dense end is reached.
     batch : int
-        Samples in a mini-batch; chosen from the data by default.
+        Samples in a mini-batch. By default `adaptive` takes a sixtieth of the data, at least 32 and at most 256, and up
+        to four times fewer where a sample multiplies each weight several times, as in convolutions.
     rate : float
         Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's highest
         learning rate (adaptive; 0.1).
@@ -174,13 +179,14 @@ def _parts(kind: Kind, held: Choice, epochs: tuple[int | None, int | None], effo
         exact = _corrector(kind, held, epochs[0], how)
         first = _corrector(kind, "strength", epochs[1], how)
         return Parts(Shrinkage(), exact, exact, first, first)
-    trim = effort.trim
+    trim, (of_anchor, of_others) = effort.trim, effort.fineness
     trainer = AdaptiveProximal("strength", None, how.batch, TRAINING, 0.0, TRAINING_STEPS)
-    anchor = AdaptiveProximal("strength", epochs[1], how.batch, ANCHORING, 0.0, effort.anchor)
+    anchoring = replace(ANCHORING, fineness=of_anchor)
+    anchor = AdaptiveProximal("strength", epochs[1], how.batch, anchoring, 0.0, effort.anchor)
     if kind != "adaptive":
         corrector = _corrector(kind, held, epochs[0], how)
         return Parts(Shrinkage(), corrector, corrector, trainer, anchor)
-    pace = replace(USUAL, rate=how.rate or USUAL.rate)
+    pace = replace(USUAL, rate=how.rate or USUAL.rate, fineness=of_others)
     corrector = AdaptiveProximal(held, epochs[0], how.batch, pace, trim, effort.steps)
     refiner = AdaptiveProximal(held, None, how.batch, replace(pace, trust=effort.trust), trim, effort.refining)
     return Parts(WarmStart(), corrector, refiner, trainer, anchor)

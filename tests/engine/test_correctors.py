@@ -20,7 +20,7 @@ from engine.correctors import (
     ProximalGradient,
     common_descent,
 )
-from engine.correctors.adaptive import BETA
+from engine.correctors.adaptive import BETA, Fineness
 from engine.correctors.base import Hold, Level, hold, mini_batches
 from engine.losses import Block, LeastSquares
 from engine.penalties import L1, GroupL2
@@ -158,6 +158,34 @@ def test_mini_batches_make_up_the_steps_or_the_passes(
     assert len(found) == expected
     per_pass = max(1, n_samples // size)
     assert sorted(torch.cat(found[:per_pass]).tolist()) == list(range(n_samples))[: min(per_pass, expected) * n_samples]
+
+
+@pytest.mark.parametrize(
+    ("reuse", "batch", "n_samples", "size", "steps", "share", "pressure"),
+    [
+        (1.0, None, 9600, 160, 100, 1, 10),
+        (0.5, None, 9600, 160, 100, 1, 10),
+        (2.0, None, 9600, 80, 141, 0.5, 10 / 2**0.5),
+        (100.0, None, 9600, 40, 200, 0.25, 5),
+        (100.0, None, 1600, 32, 100, 1, 10),
+        (1.0, 80, 9600, 80, 141, 0.5, 10 / 2**0.5),
+        (1.0, 320, 9600, 320, 100, 1, 10),
+        (1.0, 10, 9600, 10, 200, 0.25, 5),
+    ],
+)
+def test_smaller_batches_come_with_more_and_gentler_steps(
+    reuse: float, batch: int | None, n_samples: int, size: int, steps: int, share: float, pressure: float
+) -> None:
+    loss = LeastSquares(torch.zeros(n_samples, 1), torch.zeros(n_samples))
+    loss.reuse = reuse
+    pace = Pace(pressure=10, fineness=Fineness(0.5, rate=1, pressure=0.5))
+    course = AdaptiveProximal(batch=batch, pace=pace, steps=100)._course(loss, None, 0)
+    assert ({len(b) for b in course.batches}, len(course.batches)) == ({size}, steps)
+    assert course.share == pytest.approx(share)
+    assert course.pace.pressure == pytest.approx(pressure)
+    plain = AdaptiveProximal(batch=batch, pace=Pace(pressure=10), steps=100)._course(loss, None, 0)
+    assert ({len(b) for b in plain.batches}, len(plain.batches)) == ({batch or max(32, n_samples // 60)}, 100)
+    assert (plain.share, plain.pace.pressure) == (1, 10)
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e30])

@@ -204,6 +204,21 @@ def test_samples_come_in_even_parts_that_the_cache_holds(width: int, most: int) 
     assert most / 2 < max(sizes) <= most
 
 
+def test_many_samples_are_evaluated_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = problems.digits_network().loss
+    assert isinstance(loss, NetworkLoss)
+    batch, theta, sizes = torch.arange(200), loss.initial(), []
+    whole = float(loss.value(theta, batch))
+    monkeypatch.setattr(loss, "_at_once", 64)
+    loss.module[-1].register_forward_pre_hook(  # type: ignore[index]
+        lambda _module, inputs: sizes.append(len(inputs[0]))
+    )
+    before = loss.effort
+    assert float(loss.value(theta, batch)) == pytest.approx(whole, rel=1e-5)
+    assert sizes == [50] * 4
+    assert loss.effort - before == pytest.approx(200 / loss.n_samples / 3)
+
+
 class Recurrent(nn.Module):
     """A network with a layer that gives a tuple."""
 

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
 
 from engine.errors import InvalidSpec
-from engine.multiply_adds import multiply_adds, uses
+from engine.multiply_adds import multiply_adds, reuse, uses
+from engine.networks import resolve
 from engine.spec import JobSpec, Part, shorthand, weight_uses
 from tests.storage.examples import a_point
 
@@ -39,9 +41,25 @@ def test_resnet20_has_the_multiply_adds_of_the_literature() -> None:
     assert whole == pytest.approx(40.8e6, rel=0.01)
 
 
-def sizes(network: str, shape: tuple[int, ...]) -> list[int]:
-    from engine.networks import resolve
+@pytest.mark.parametrize(
+    ("network", "shape", "products"), [("lenet300", (784,), 266_200), ("resnet20", (3, 32, 32), 40.8e6)]
+)
+def test_reuse_is_products_by_weights(network: str, shape: tuple[int, ...], products: float) -> None:
+    found = reuse(resolve(network)(shape, 10).eval(), torch.zeros(2, *shape))
+    assert found == pytest.approx(products / sum(sizes(network, shape)), rel=0.01)
 
+
+def test_reuse_of_what_cannot_be_counted_is_that_of_dense_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncounted(*_args: object, **_kwargs: object) -> int:
+        raise AssertionError
+
+    network = resolve("lenet5")((28, 28), 10).eval()
+    assert reuse(network, torch.zeros(2, 28, 28)) > 5
+    monkeypatch.setitem(flop_registry, torch.ops.aten.convolution, uncounted)
+    assert reuse(network, torch.zeros(2, 28, 28)) == 1
+
+
+def sizes(network: str, shape: tuple[int, ...]) -> list[int]:
     return [p.numel() for p in resolve(network)(shape, 10).parameters()]
 
 

@@ -21,7 +21,7 @@ from engine.predictors import state
 from engine.problem import Problem
 from engine.registry import parameters
 from engine.tracers import TRACERS, Budget, Tracer
-from engine.tracers.continuation import _Judge
+from engine.tracers.continuation import Continuation, _Judge, _sample
 from engine.tracers.methods import QUALITIES, continuation
 from tests.engine import problems
 
@@ -224,7 +224,24 @@ def test_of_many_samples_an_eighth_judges_means() -> None:
     between = [cost[w.point.index] for w in found if w.memory["gap"][0] >= 0]
     means = [each for each in between if each < 1.5]
     assert means
-    assert means == pytest.approx([1 + 3 / 8 / 3] * len(means))
+    assert means == pytest.approx([1 + 1 / 8 / 3] * len(means))
+    judged = [float(problem.loss.value(torch.from_numpy(w.theta), judges(problem))) for w in found]
+    assert [float(w.memory["judged"]) for w in found] == pytest.approx(judged, rel=1e-4)
+
+
+def judges(problem: Problem) -> Tensor | None:
+    """The samples that a trace of seed 0 judges by."""
+    tracer = continuation(2, 0, Budget())
+    assert isinstance(tracer, Continuation)
+    return _sample(problem, tracer._draw(-1, 0))
+
+
+@pytest.mark.slow
+def test_the_first_network_takes_no_gradient_of_what_it_starts_from() -> None:
+    problem = problems.many_samples()
+    first = next(iter(continuation(20, 0, Budget(), quality="draft", anchor_epochs=3).trace(problem)))
+    training, judging = 240 / 60 + 3, 2 / 8 / 3
+    assert first.point.effort == pytest.approx(training + judging + 1 / 3 + 1)
 
 
 @pytest.mark.slow
