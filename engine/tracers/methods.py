@@ -138,7 +138,8 @@ def continuation(  # noqa: PLR0913 - every argument is a setting of the user's
         When starting from the network's own weights: share of the first loss at which the dense end is reached.
     batch : int
         Samples in a mini-batch. By default `adaptive` takes a sixtieth of the data, at least 32 and at most 256, and up
-        to four times fewer where a sample multiplies each weight several times, as in convolutions.
+        to four times fewer where a sample multiplies each weight several times, as in convolutions; fewer than a
+        sixtieth come with more steps (not with `draft`) and lower rates at first.
     rate : float
         Step size: a share of the longest safe one (accelerated, multiobjective; 0.5 by default) or Adam's highest
         learning rate (adaptive; 0.1).
