@@ -229,6 +229,16 @@ def test_of_many_samples_an_eighth_judges_means() -> None:
     assert [float(w.memory["judged"]) for w in found] == pytest.approx(judged, rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [1, 8])
+def test_judging_by_a_sample_goes_on_as_if_never_stopped(done: int) -> None:
+    whole = list(continuation(10, 0, Budget(), quality="draft").trace(problems.many_samples()))
+    tail = list(continuation(10, 0, Budget(), quality="draft").trace(problems.many_samples(), whole[:done]))
+    assert [w.point.effort for w in tail] == [w.point.effort for w in whole[done:]]
+    for found, expected in zip(tail, whole[done:], strict=True):
+        assert np.array_equal(found.theta, expected.theta)
+
+
 def judges(problem: Problem) -> Tensor | None:
     """The samples that a trace of seed 0 judges by."""
     tracer = continuation(2, 0, Budget())
