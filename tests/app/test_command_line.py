@@ -135,7 +135,16 @@ def test_a_failed_study_exits_with_1_and_says_which_job(here: Settings) -> None:
     assert json.loads(result.stdout)["study"]["progress"]["states"] == {"completed": 1, "failed": 1}
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Children take SIGINT, which a shell has those that it starts in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_cancels_a_study_and_keeps_its_points(here: Settings) -> None:
     slow = {"name": "tests.app.parts:faulty", "params": {"after": 0, "fault": "slow"}}
     spec = {"networks": [slow], "data": "iris", "points": 500, "methods": [CHEAP], "seeds": 2}
