@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 BAD_INPUT = 2
 DAMAGED = 3
 INTERRUPTED = 130
+STDIN = 0
 ENDS = {"completed": 0, "cancelled": INTERRUPTED}
 
 
@@ -567,7 +568,7 @@ def _local(settings: Settings) -> Backend:
 
 def _end_with_stdin(grace_seconds: float) -> None:
     """Stop this process when its parent is gone: gracefully, then at once."""
-    while os.read(sys.stdin.fileno(), 1024):
+    while os.read(STDIN, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_seconds)

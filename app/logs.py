@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 import structlog
 from structlog.typing import Processor
@@ -16,10 +17,11 @@ _SHARED: list[Processor] = [
 
 
 class StandardError(logging.Handler):
-    """Writes to whatever standard error is at the moment."""
+    """Writes to whatever standard error is at the moment; to nobody where the process that read it is gone."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        with suppress(OSError):
+            sys.stderr.write(self.format(record) + "\n")
 
 
 def configure(level: int = logging.INFO) -> None:

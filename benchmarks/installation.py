@@ -158,7 +158,8 @@ class Installation:
 
     def workers(self) -> list[int]:
         """The workers' processes."""
-        return [pid for pid in children(self.server.pid) if b"worker" in _command(pid)]
+        started = [pid for child in children(self.server.pid) for pid in children(child)]
+        return [pid for pid in started if _title(pid).startswith(b"paretopath worker")]
 
     def kill_worker(self) -> None:
         """Kill the worker, once there is one; the service starts another."""
@@ -223,10 +224,10 @@ def _facts(folder: Path) -> list[str]:
     return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
-def _command(pid: int) -> list[bytes]:
+def _title(pid: int) -> bytes:
     with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return []
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _kill(pid: int) -> None:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from engine.conjugate_gradients import Product
 from engine.criteria import Criterion
 from engine.data import Dataset
-from engine.differentiation import differentiation
+from engine.differentiation import dense_layers, differentiation
 from engine.errors import InvalidSpec
 from engine.front import Array
 from engine.multiply_adds import reuse
@@ -296,7 +296,8 @@ class NetworkLoss(Loss):
         self.layout = layout(module)
         self._splits = _splits(dataset, self._device)
         self._X, self._y = self._splits["train"]
-        self.reuse = reuse(module.eval(), self._to_device(self._X[:2]))
+        flat = self._X.dim() == 2
+        self.reuse = 1.0 if dense_layers(module, flat) else reuse(module.eval(), self._to_device(self._X[:2]))
         self._theta, self._grad = _flatten(list(module.train().parameters()))
         self._start = self._theta.to("cpu", copy=True)
         self._resident = self._X.device == self._theta.device
@@ -305,7 +306,7 @@ class NetworkLoss(Loss):
         self.n_places = math.prod(dataset.output_shape[:-1])
         self.convex = _is_linear(module)
         self._seen: _Tally | None = None
-        self._way = differentiation(module, criterion, self._X.dim() == 2)
+        self._way = differentiation(module, criterion, flat)
         self._at_once = self._fitting()
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import final
 
 from app.executors.base import Executor
-from app.executors.processes import WorkerProcess
+from app.executors.processes import WorkerProcess, load
 from app.settings import Settings
 from storage.store import Store
 
@@ -30,6 +30,11 @@ class LocalExecutor(Executor):
         super().__init__(store, settings, study_id)
         self._devices = devices(settings.slots)
         self._taken: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begin to supervise, and to load what workers need."""
+        load()
+        super().start()
 
     def slots(self) -> int:
         """Number of devices."""

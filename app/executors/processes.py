@@ -1,21 +1,96 @@
-"""A worker as a child process: it ends with its parent, and its last words are kept."""
+"""A worker as a child process: it ends with its parent, and its last words are kept.
 
+Workers are forked from a process that has loaded what they need, so that a job begins at once (docs/decisions/0035).
+"""
+
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Mapping
-from typing import IO
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import IO, final
+
+from setproctitle import setproctitle
 
 from app.executors.runs import Outcome, Run
 
 LAST_LINES, LONGEST_LINE = 80, 300
 DRAIN_SECONDS = 2.0
-LOOK_SECONDS = 0.2
+NEEDED = ["app.__main__", "app.tracing", "sklearn.datasets"]
+FOR_WORKERS_ALONE = (signal.SIGINT, signal.SIGTERM)
+FORKS = multiprocessing.get_context("forkserver")
 
 
+def load() -> None:
+    """Begin to load what workers need, in the process that they are forked from, unless that was begun already.
+
+    Signals to stop are for the workers alone: that process ends with this one.
+    """
+    FORKS.set_forkserver_preload(NEEDED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_WORKERS_ALONE)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def command(job_id: int, name: str) -> list[str]:
+    """What is asked of the command line to have a job worked on by a child."""
+    return ["worker", "--job", str(job_id), "--name", name, "--until-stdin-closes"]
+
+
+def begin(args: Sequence[str], environment: Mapping[str, str], stdin: Connection, stderr: Connection) -> None:
+    """In the child: be the program that the command line would have started, with these variables and streams."""
+    os.setsid()
+    setproctitle(" ".join(("paretopath", *args)))
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, number in ((stdin, 0), (stderr, 2)):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_WORKERS_ALONE)
+    from app.__main__ import app
+
+    app(args=list(args))
+
+
+@final
+class LastWords:
+    """Reads all that a process writes, and keeps the end of it.
+
+    Parameters
+    ----------
+    stderr : file
+        Closed at its end.
+    shown : bool
+        Whether what is read is passed on to standard error.
+    """
+
+    def __init__(self, stderr: IO[bytes], shown: bool) -> None:
+        self._shown = shown
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._reader = threading.Thread(target=self._read, args=(stderr,), daemon=True)
+        self._reader.start()
+
+    def text(self) -> str:
+        """The last lines, once the process has ended."""
+        self._reader.join(DRAIN_SECONDS)
+        return "\n".join(self._lines).strip()
+
+    def _read(self, stderr: IO[bytes]) -> None:
+        with stderr:
+            for line in stderr:
+                text = line.decode(errors="replace")
+                self._lines.append(text.rstrip()[:LONGEST_LINE])
+                if self._shown:
+                    sys.stderr.write(text)
+
+
+@final
 class WorkerProcess(Run):
     """A child that works on one job; it reads a pipe from its parent, and stops when the parent is gone.
 
@@ -31,28 +106,27 @@ class WorkerProcess(Run):
 
     def __init__(self, job_id: int, name: str, environment: Mapping[str, str], shown: bool = True) -> None:
         super().__init__(job_id, name)
-        self._shown = shown
-        command = [sys.executable, "-m", "app", "worker", "--job", str(job_id), "--name", name, "--until-stdin-closes"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
-        )
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
-        self._reader.start()
+        load()
+        stdin, self._stdin = FORKS.Pipe(duplex=False)
+        errors, stderr = FORKS.Pipe(duplex=False)
+        with stdin, stderr, errors:
+            given = (command(job_id, name), dict(environment), stdin, stderr)
+            self._process = FORKS.Process(target=begin, args=given)
+            self._process.start()
+            self._words = LastWords(os.fdopen(os.dup(errors.fileno()), "rb"), shown)
 
     @property
     def pid(self) -> int:
         """Number of the process."""
-        return self._process.pid
+        return self._process.pid or 0
 
     def outcome(self) -> Outcome | None:
         """How it ended; None while it goes on."""
-        status = self._process.poll()
+        status = self._process.exitcode
         if status is None:
             return None
-        self._reader.join(DRAIN_SECONDS)
-        self._close()
-        return Outcome(status, "\n".join(self._lines).strip())
+        self._stdin.close()
+        return Outcome(status, self._words.text())
 
     def ask(self) -> None:
         """Send SIGTERM."""
@@ -61,37 +135,5 @@ class WorkerProcess(Run):
     def kill(self) -> None:
         """Send SIGKILL, and wait."""
         self._process.kill()
-        self._process.wait()
-        self._close()
-
-    def _read(self, stderr: IO[bytes]) -> None:
-        with stderr:
-            for line in stderr:
-                text = line.decode(errors="replace")
-                self._lines.append(text.rstrip()[:LONGEST_LINE])
-                if self._shown:
-                    sys.stderr.write(text)
-
-    def _close(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-
-def work(job_id: int, name: str, given: Mapping[str, str], grace_seconds: float) -> tuple[int | None, str]:
-    """Run a worker process on this node to its end: its exit status and last words. Interrupted, it ends the worker."""
-    process = WorkerProcess(job_id, name, {**os.environ, **given})
-    try:
-        return _awaited(process)
-    except BaseException:
-        process.ask()
-        until = time.monotonic() + grace_seconds
-        while process.outcome() is None and time.monotonic() < until:
-            time.sleep(LOOK_SECONDS)
-        process.kill()
-        raise
-
-
-def _awaited(process: WorkerProcess) -> tuple[int | None, str]:
-    while (outcome := process.outcome()) is None:
-        time.sleep(LOOK_SECONDS)
-    return outcome.status, outcome.words
+        self._process.join()
+        self._stdin.close()

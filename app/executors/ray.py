@@ -12,8 +12,8 @@ import structlog
 
 from app.errors import Lacking, Refused
 from app.executors.base import Executor
-from app.executors.processes import work
 from app.executors.runs import Outcome, Run
+from app.executors.tasks import work
 from app.settings import Settings
 from storage.store import Store
 

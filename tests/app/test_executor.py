@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,47 @@ def test_a_lost_worker_is_replaced_within_thirty_seconds() -> None:
 )
 def test_ends_are_told_in_words(outcome: Outcome, told: str) -> None:
     assert str(outcome) == told
+
+
+@pytest.mark.slow
+def test_an_orphan_finishes_its_point_and_gives_the_job_back(running: Settings) -> None:
+    """The parent is killed between two points; nobody reads what the orphan logs."""
+    with open_store(running) as store:
+        job_id = Service(store, allow_paths=True).submit({**SLOW, "method": CHEAP, "points": 100})["id"]
+        started = subprocess.run(
+            [sys.executable, "-c", PARENT, str(job_id)],
+            env={**os.environ, **running.for_worker(1)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        orphan = int(started.stdout)
+        wait_until(lambda: not Path(f"/proc/{orphan}").exists())
+        job = store.job(job_id)
+    assert started.returncode == -signal.SIGKILL
+    assert (job.state, job.worker) == ("queued", None)
+    assert job.n_points >= 2
+
+
+PARENT = """
+import os, signal, sys, time
+from app.executors.processes import WorkerProcess
+from app.service import open_store
+from app.settings import Settings
+
+job_id = int(sys.argv[1])
+worker = WorkerProcess(job_id, "mine", os.environ)
+print(worker.pid, flush=True)
+with open_store(Settings()) as store:
+    while store.job(job_id).n_points == 0:
+        time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.05)
 
 
 def test_there_is_a_slot_for_every_device() -> None:

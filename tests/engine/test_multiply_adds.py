@@ -1,6 +1,8 @@
 """Multiply-adds against counts by hand, and against what the zeros leave out."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +49,18 @@ def test_resnet20_has_the_multiply_adds_of_the_literature() -> None:
 def test_reuse_is_products_by_weights(network: str, shape: tuple[int, ...], products: float) -> None:
     found = reuse(resolve(network)(shape, 10).eval(), torch.zeros(2, *shape))
     assert found == pytest.approx(products / sum(sizes(network, shape)), rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_dense_network_loads_no_compiler() -> None:
+    program = """
+import sys
+from engine.spec import JobSpec, build, shorthand
+experiment = build(JobSpec(shorthand("mlp:4"), shorthand("iris"), points=3), {})
+next(experiment.tracer.trace(experiment.problem))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_reuse_of_what_cannot_be_counted_is_that_of_dense_layers(monkeypatch: pytest.MonkeyPatch) -> None:
