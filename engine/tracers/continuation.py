@@ -290,13 +290,13 @@ class Continuation(Tracer):
     def _onwards(self, problem: Problem, branch: Sequence[Waypoint], remaining: int, draw: int) -> _Found:
         """The next sparser network where no end was asked for."""
         if remaining <= -MOST_BEYOND * self._explored or branch[-1].point.loss >= ALL_LOST * self._worst:
-            return self._last(problem, branch[-1], draw)
+            return self._zero(problem, state(problem, branch[-1]), branch[-1].point.index, draw)
         step = stride.sparser(branch, self._target(branch[-1]), max(remaining, 1), self._least(remaining))
         return self._predicted(problem, branch, step, draw)
 
-    def _last(self, problem: Problem, sparsest: Waypoint, draw: int) -> _Found:
-        """The zero network, where 99 % of zeros are out of reach; what is not penalised is trained."""
-        zero, parent = _zeroed(problem, state(problem, sparsest)), sparsest.point.index
+    def _zero(self, problem: Problem, sparsest: State, parent: int, draw: int) -> _Found:
+        """The zero network, where so many zeros as wanted are out of reach; what is not penalised is trained."""
+        zero = _zeroed(problem, sparsest)
         if self._held != "penalty" or bool(problem.penalty.penalised.all()):
             return _measured(problem, zero, parent)
         return self._correct(problem, zero, parent, draw)
@@ -313,16 +313,18 @@ class Continuation(Tracer):
         return self._correct(problem, guess, branch[-1].point.index, draw)
 
     def _sparse_end(self, problem: Problem, branch: Sequence[Waypoint], end: float, draw: int) -> _Found:
-        """Step on until the network is as sparse as asked; the zero network where no other is."""
-        parent = branch[-1].point.index
+        """Step on until the network is as sparse as asked; the zero network where no other is that knows something."""
+        parent, lost = branch[-1].point.index, ALL_LOST * _zero_loss(problem)
         found = self._predicted(problem, branch, stride.sparser(branch, end, 1), draw)
         for attempt in range(FINAL_TRIES):
             if _sparsity(found.state.theta) >= end:
                 return found
+            if found.loss >= lost:
+                break
             here = self._bare(problem, found, branch[-1])
             found = self._predicted(problem, [here], FINAL_STEP, draw + attempt)
             found = replace(found, parent=parent)
-        return _measured(problem, _zeroed(problem, found.state), parent)
+        return self._zero(problem, found.state, parent, draw)
 
     def _target(self, last: Waypoint) -> float:
         """The sparsity to reach by steps that begin there, where none was asked for."""

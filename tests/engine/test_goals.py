@@ -309,7 +309,7 @@ def test_on_a_convex_problem_the_least_penalty_for_a_loss_is_met_to_two_percent(
 def test_other_penalties(name: str) -> None:
     whole = problems.digits_network()
     problem = replace(whole, penalty=PENALTIES[name](whole.loss.layout), cleanup=None)
-    trail = list(method(6, end=0.95).trace(problem))
+    trail = list(method(6, end=0.95, anchor_epochs=60, epochs=12).trace(problem))
     goals = [goal("fill", points=1), goal("nonzeros", count=44), goal("strength", lam=0.02), goal("loss", most=0.5)]
     new, said = told(problem, trail, *goals)
     points = [w.point for w in [*trail, *new]]

@@ -278,6 +278,18 @@ def test_where_an_end_of_zeros_is_out_of_reach_the_zero_network_is_the_end() -> 
 
 
 @pytest.mark.slow
+def test_where_an_asked_end_is_out_of_reach_nothing_is_tried_that_knows_no_more_than_zero() -> None:
+    network = problems.digits_network()
+    problem = replace(network, penalty=GroupL2(network.loss.layout), cleanup=None)
+    tracer = continuation(6, 0, Budget(), quality="draft", end=0.95, anchor_epochs=60, epochs=12)
+    explored = [w.point for w in tracer.trace(problem)][:6]
+    cost = np.diff([p.effort for p in explored])
+    assert (explored[-1].penalty, explored[-2].sparsity < 0.95) == (0, True)
+    assert explored[-1].loss <= 1.001 * math.log(10)
+    assert cost[0] < cost[-1] <= 7 * cost[0]
+
+
+@pytest.mark.slow
 def test_the_zero_network_is_measured_once_and_at_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, costs = problems.digits_network(16), []
     value = problem.loss.value
