@@ -3,6 +3,7 @@
 Workers are forked from a process that has loaded what they need, so that a job begins at once (docs/decisions/0035).
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -114,6 +115,7 @@ class WorkerProcess(Run):
             self._process = FORKS.Process(target=begin, args=given)
             self._process.start()
             self._words = LastWords(os.fdopen(os.dup(errors.fileno()), "rb"), shown)
+        atexit.register(self._stdin.close)
 
     @property
     def pid(self) -> int:
@@ -125,7 +127,7 @@ class WorkerProcess(Run):
         status = self._process.exitcode
         if status is None:
             return None
-        self._stdin.close()
+        self._let_go()
         return Outcome(status, self._words.text())
 
     def ask(self) -> None:
@@ -136,4 +138,9 @@ class WorkerProcess(Run):
         """Send SIGKILL, and wait."""
         self._process.kill()
         self._process.join()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the pipe, as at the end of this process, which waits for its children, and they for that."""
         self._stdin.close()
+        atexit.unregister(self._stdin.close)

@@ -183,12 +183,15 @@ def test_ends_are_told_in_words(outcome: Outcome, told: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_orphan_finishes_its_point_and_gives_the_job_back(running: Settings) -> None:
-    """The parent is killed between two points; nobody reads what the orphan logs."""
+@pytest.mark.parametrize(
+    ("end", "status"), [("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("sys.exit(3)", 3)]
+)
+def test_an_orphan_finishes_its_point_and_gives_the_job_back(running: Settings, end: str, status: int) -> None:
+    """The parent ends between two points; where it was killed, nobody reads what the orphan logs."""
     with open_store(running) as store:
         job_id = Service(store, allow_paths=True).submit({**SLOW, "method": CHEAP, "points": 100})["id"]
         started = subprocess.run(
-            [sys.executable, "-c", PARENT, str(job_id)],
+            [sys.executable, "-c", PARENT + end, str(job_id)],
             env={**os.environ, **running.for_worker(1)},
             stdout=subprocess.PIPE,
             text=True,
@@ -197,7 +200,7 @@ def test_an_orphan_finishes_its_point_and_gives_the_job_back(running: Settings) 
         orphan = int(started.stdout)
         wait_until(lambda: not Path(f"/proc/{orphan}").exists())
         job = store.job(job_id)
-    assert started.returncode == -signal.SIGKILL
+    assert started.returncode == status
     assert (job.state, job.worker) == ("queued", None)
     assert job.n_points >= 2
 
@@ -214,7 +217,6 @@ print(worker.pid, flush=True)
 with open_store(Settings()) as store:
     while store.job(job_id).n_points == 0:
         time.sleep(0.05)
-os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
