@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from typing import IO, final
+from typing import IO, cast, final
 
 from setproctitle import setproctitle
 
@@ -120,7 +120,7 @@ class WorkerProcess(Run):
     @property
     def pid(self) -> int:
         """Number of the process."""
-        return self._process.pid or 0
+        return cast("int", self._process.pid)
 
     def outcome(self) -> Outcome | None:
         """How it ended; None while it goes on."""

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,8 @@ def test_an_orphan_finishes_its_point_and_gives_the_job_back(running: Settings, 
             check=False,
         )
         orphan = int(started.stdout)
-        wait_until(lambda: not Path(f"/proc/{orphan}").exists())
+        while Path(f"/proc/{orphan}").exists():
+            time.sleep(0.05)
         job = store.job(job_id)
     assert started.returncode == status
     assert (job.state, job.worker) == ("queued", None)
@@ -218,11 +219,6 @@ with open_store(Settings()) as store:
     while store.job(job_id).n_points == 0:
         time.sleep(0.05)
 """
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    while not true():
-        time.sleep(0.05)
 
 
 def test_there_is_a_slot_for_every_device() -> None:
