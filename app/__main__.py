@@ -474,6 +474,8 @@ def bench(
 
     if find_spec("benchmarks") is None:
         raise Lacking("the benchmarks come with the source code, not with the package; run this in a checkout")
+    if find_spec("sklearn") is None:
+        raise Lacking("one of the rivals is scikit-learn's; install it with: pip install scikit-learn")
     given = {"network": network, "data": data, "points": points, "seeds": seeds, "threads": threads}
     options = [f"--{name}={value}" for name, value in given.items()] + ["--quick"] * quick
     raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *options], check=False).returncode)

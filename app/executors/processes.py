@@ -21,7 +21,7 @@ from app.executors.runs import Outcome, Run
 
 LAST_LINES, LONGEST_LINE = 80, 300
 DRAIN_SECONDS = 2.0
-NEEDED = ["app.__main__", "app.tracing", "sklearn.datasets"]
+NEEDED = ["app.__main__", "app.tracing"]
 FOR_WORKERS_ALONE = (signal.SIGINT, signal.SIGTERM)
 FORKS = multiprocessing.get_context("forkserver")
 

@@ -1,13 +1,13 @@
-"""Data sets by name: those that come with scikit-learn, and images and texts in their original files."""
+"""Data sets by name: bundled tables, and images and texts in their original files."""
 
 import gzip
 import math
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -19,6 +19,7 @@ from engine.data.values import Array, RawData, classify, regress, renamed, take
 from engine.errors import InvalidData, UnknownName
 from engine.registry import extend
 
+TABLES = Path(__file__).with_name("tables")
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -73,7 +74,7 @@ PAPER_TRAINING = (
 
 
 def iris(*, split: Literal["random", "paper"] = "random") -> RawData:
-    """Iris: 150 flowers, 4 measurements, 3 species (bundled with scikit-learn).
+    """Iris: 150 flowers, 4 measurements, 3 species (bundled).
 
     Parameters
     ----------
@@ -87,30 +88,29 @@ def iris(*, split: Literal["random", "paper"] = "random") -> RawData:
     """
     if split not in ("random", "paper"):
         raise UnknownName("split", split, ("random", "paper"))
-    flowers = _table("load_iris")
+    flowers = _classes("iris", ("setosa", "versicolor", "virginica"))
     return flowers if split == "random" else _paper_split(flowers)
 
 
 def digits() -> RawData:
-    """Digits: 1,797 handwritten digits of 8 x 8 pixels, 10 classes (bundled with scikit-learn)."""
-    bunch = _bundled("load_digits")
-    return classify(bunch.images.astype(np.uint8), bunch.target)
+    """Digits: 1,797 handwritten digits of 8 x 8 pixels, 10 classes (bundled)."""
+    X, y = _table("digits")
+    return classify(X.astype(np.uint8).reshape(-1, 8, 8), y.astype(np.int64))
 
 
 def wine() -> RawData:
-    """Wine: 178 wines, 13 measurements, 3 cultivars (bundled with scikit-learn)."""
-    return _table("load_wine")
+    """Wine: 178 wines, 13 measurements, 3 cultivars (bundled)."""
+    return _classes("wine", ("class_0", "class_1", "class_2"))
 
 
 def breast_cancer() -> RawData:
-    """Breast cancer Wisconsin: 569 tumours, 30 measurements, 2 classes (bundled with scikit-learn)."""
-    return _table("load_breast_cancer")
+    """Breast cancer Wisconsin: 569 tumours, 30 measurements, 2 classes (bundled)."""
+    return _classes("breast_cancer", ("malignant", "benign"))
 
 
 def diabetes() -> RawData:
-    """Diabetes: 442 patients, 10 measurements, progression after a year (regression; bundled with scikit-learn)."""
-    bunch = _bundled("load_diabetes", scaled=False)
-    return regress(bunch.data, bunch.target)
+    """Diabetes: 442 patients, 10 measurements, progression after a year (regression; bundled)."""
+    return regress(*_table("diabetes"))
 
 
 def mnist() -> RawData:
@@ -234,16 +234,15 @@ def read_cifar(name: str, payload: bytes) -> tuple[Array, Array]:
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
-def _bundled(loader: str, **options: Any) -> Any:
-    """What a loader of scikit-learn gives; that is imported for its data only, as it takes a second."""
-    import sklearn.datasets
+def _table(name: str) -> tuple[Array, Array]:
+    """Features and codes or targets of a table that is bundled: as scikit-learn has it, to the bit."""
+    columns = np.loadtxt(TABLES / f"{name}.csv.gz", delimiter=",", skiprows=1)
+    return columns[:, :-1], columns[:, -1]
 
-    return getattr(sklearn.datasets, loader)(**options)
 
-
-def _table(loader: str) -> RawData:
-    bunch = _bundled(loader)
-    return renamed(classify(bunch.data, bunch.target), bunch.target_names)
+def _classes(name: str, classes: Sequence[str]) -> RawData:
+    X, y = _table(name)
+    return renamed(classify(X, y.astype(np.int64)), classes)
 
 
 def _paper_split(flowers: RawData) -> RawData:

@@ -1,5 +1,6 @@
 """The command line: the same documents as the service's, over the same store."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -268,6 +269,15 @@ def test_the_same_commands_work_through_a_running_service(
     refused = run("trace", "-n", "mpl", "-d", "iris", code=2)
     assert "'mpl'" in refused.stderr
     assert "'/x.npz'" in run("trace", "-n", "mlp", "-d", "/x.npz", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"), [("benchmarks", "run this in a checkout"), ("sklearn", "pip install scikit-learn")]
+)
+def test_bench_says_what_it_lacks(missing: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    assert told in run("bench", code=2).stderr
 
 
 @pytest.mark.slow

@@ -232,7 +232,7 @@ def test_there_is_a_slot_for_every_device() -> None:
     ("module", "unneeded"),
     [
         ("app.serving", {"torch", "fastapi", "engine.spec"}),
-        ("app.worker", {"sklearn", "onnx", "onnxscript", "fastapi"}),
+        ("app.worker", {"sklearn", "scipy", "pymoo", "onnx", "onnxscript", "fastapi"}),
     ],
 )
 def test_a_start_loads_only_what_it_needs(module: str, unneeded: set[str]) -> None:

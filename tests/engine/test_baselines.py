@@ -20,7 +20,8 @@ from engine.penalties import L1
 from engine.problem import Problem
 from engine.spec import JobSpec, check, shorthand
 from engine.tracers import Budget, Tracer
-from engine.tracers.evolutionary import Evolutionary, SparseCrossover, SparseMutation, evolutionary, initial
+from engine.tracers.evolutionary import Evolutionary, evolutionary
+from engine.tracers.genetics import SparseCrossover, SparseMutation, initial
 from engine.tracers.lassonet import Hierarchy, hierarchical, lassonet
 from engine.tracers.pruning import Schedule, Training, cubic, done, evenly, pruning
 from engine.tracers.weighted_sum import Grid, weighted_sum

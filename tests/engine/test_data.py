@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,8 +105,13 @@ class TestBundled:
         assert [len(X) for X, _ in parts(dataset)] == [30, 0, 120]
         assert dataset.classes == ("setosa", "versicolor", "virginica")
 
-    def test_names_keep_scikit_learns_codes(self):
-        assert data.load("breast_cancer", {}, {}).classes == ("malignant", "benign")
+    @pytest.mark.parametrize("name", ["iris", "digits", "wine", "breast_cancer", "diabetes"])
+    def test_bundled_tables_are_scikit_learns(self, name):
+        ours = data.DATASETS[name]()
+        theirs = getattr(sklearn.datasets, f"load_{name}")(**({"scaled": False} if name == "diabetes" else {}))
+        assert np.array_equal(ours.X_train.reshape(len(ours.X_train), -1), theirs.data)
+        assert np.array_equal(ours.y_train.ravel(), theirs.target)
+        assert ours.classes == tuple(map(str, theirs.get("target_names", ())))
 
     def test_refuses_unknown_names_and_settings(self):
         with pytest.raises(UnknownName, match=r"unknown data 'irs'; known: .*iris.*mine"):
