@@ -81,7 +81,8 @@ class GroupNorms(GroupPenalty):
         """See `Penalty.trim`; with a share of the l1 norm by single weights, otherwise by groups."""
         if not self._single:
             return super().trim(theta, share)
-        per_square = self._levels(theta) / self._norms(theta).clamp_min(torch.finfo(theta.dtype).tiny)
+        norms = self._norms(theta)
+        per_square = torch.where(norms > 0, self._levels(theta) / norms, 0.0)
         parts = self._groups.spread(per_square, 0.0) * theta.square()
         dropped = smallest(parts + self._single * self._inside(theta) * theta.abs(), share)
         return theta.masked_fill(dropped & self.penalised.to(theta.device), 0.0)

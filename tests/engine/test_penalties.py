@@ -493,3 +493,12 @@ def long_vector(parameters: str) -> tuple[L1, Tensor, Tensor]:
     size = STRETCH * torch.get_num_threads() + 7
     blocks = (Block("first", (size,), 0), Block("second", (size,), size))
     return L1(blocks, parameters=parameters), vector(1, 2 * size), vector(2, 2 * size).abs() + 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_trimming_goes_on_beside_a_group_that_is_zero(dtype: torch.dtype) -> None:
+    blocks = (Block("first", (4, 100), 0), Block("second", (10, 4), 400))
+    theta = vector(3, 440).to(dtype)
+    theta[:100] = 0
+    penalty = SparseGroup(blocks)
+    assert 0.85 < float(penalty.value(penalty.trim(theta, 0.1)) / penalty.value(theta)) < 0.95
