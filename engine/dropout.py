@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from engine.correctors.adaptive import mean_size
 from engine.correctors.base import batch_size, mini_batches
 from engine.errors import InvalidSpec
-from engine.losses import Batch, Block, Loss, NetworkLoss
+from engine.layout import Block
+from engine.losses import Batch, Loss, NetworkLoss
 from engine.penalties.effective import LogSum, divergence
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d

@@ -3,12 +3,13 @@
 A network's parameters are views of one flat buffer, so that predictors and correctors see a vector and nothing else.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -18,45 +19,19 @@ from engine.conjugate_gradients import Product
 from engine.criteria import Criterion
 from engine.data import Dataset
 from engine.differentiation import dense_layers, differentiation
-from engine.errors import InvalidSpec
 from engine.front import Array
+from engine.layout import Block, layout
 from engine.multiply_adds import reuse
+from engine.shrinking import Parts, Shrinking, Units
 
 Batch = Tensor
 Buffers = Mapping[str, Tensor]
-Kind = Literal["weight", "bias", "norm"]
 
-PROJECTIONS = {f"{projection}.weight" for projection in ("query", "key", "value", "output")}
 MOST_AT_ONCE = 4096
 CACHED_BYTES, CUDA_BYTES = 2**23, 2**29
+MUCH = 5e8
 NATS_PER_BIT = math.log(2)
 FORWARD = 1 / 3
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One parameter tensor's place in the flat vector: ``theta[start:stop].view(shape)``.
-
-    Parameters
-    ----------
-    heads : int
-        Attention heads that share the tensor evenly, by rows, or by columns where it is the projection after them;
-        0 where it is no part of an attention block.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    kind: Kind = "weight"
-    heads: int = 0
-
-    @property
-    def size(self) -> int:
-        return int(torch.Size(self.shape).numel())
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.size
 
 
 class Loss(ABC):
@@ -122,6 +97,10 @@ class Loss(ABC):
         batch : Tensor of int64, shape (batch_size,), optional
             Sample indices; all samples if None.
         """
+
+    def shrunk(self, theta: Tensor) -> "Shrunk | None":
+        """This loss without weights that are zero and get no gradient, now or later; None where they are not many."""
+        return None
 
     @abstractmethod
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
@@ -269,6 +248,31 @@ class Logistic(_Linear):
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A loss without some of the weights of another, and where its weights stand in that.
+
+    Parameters
+    ----------
+    loss : Loss
+    parts : Parts
+    """
+
+    loss: Loss
+    parts: Parts
+
+
+@contextmanager
+def charging(loss: Loss, to: Loss) -> Iterator[None]:
+    """Within it the effort of a loss is another's, and so is its limit."""
+    loss.effort, loss.limit = to.effort, to.limit
+    try:
+        yield
+    finally:
+        to.effort = loss.effort
+
+
+@final
 class NetworkLoss(Loss):
     """A network's mean loss on a data set; the parameters become views of one flat buffer.
 
@@ -291,23 +295,27 @@ class NetworkLoss(Loss):
         self, module: nn.Module, dataset: Dataset, criterion: Criterion, device: torch.device | None = None
     ) -> None:
         self._device = device or torch.device("cpu")
-        self.module = module.to(self._device)
         self.criterion = criterion
-        self.layout = layout(module)
         self._splits = _splits(dataset, self._device)
         self._X, self._y = self._splits["train"]
-        flat = self._X.dim() == 2
-        self.reuse = 1.0 if dense_layers(module, flat) else reuse(module.eval(), self._to_device(self._X[:2]))
-        self._theta, self._grad = _flatten(list(module.train().parameters()))
-        self._start = self._theta.to("cpu", copy=True)
-        self._resident = self._X.device == self._theta.device
         self.n_samples = len(self._X)
         self._language = dataset.task == "language"
         self.n_places = math.prod(dataset.output_shape[:-1])
+        dense = dense_layers(module.to(self._device), flat=self._X.dim() == 2)
+        self.reuse = 1.0 if dense else reuse(module.eval(), self._to_device(self._X[:2]))
         self.convex = _is_linear(module)
+        self._take_over(module)
+
+    def _take_over(self, module: nn.Module) -> None:
+        self.module, self.layout = module, layout(module)
+        self._theta, self._grad = _flatten(list(module.train().parameters()))
+        self._start = self._theta.to("cpu", copy=True)
+        self._resident = self._X.device == self._theta.device
         self._seen: _Tally | None = None
-        self._way = differentiation(module, criterion, flat)
+        self._way = differentiation(module, self.criterion, self._X.dim() == 2)
         self._at_once = self._fitting()
+        self._shrinking = Shrinking(module)
+        self._shrunk: tuple[Units, Shrunk | None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -328,6 +336,21 @@ class NetworkLoss(Loss):
     def lend(self, theta: Tensor) -> Tensor:
         return self._put(theta)
 
+    def shrunk(self, theta: Tensor) -> Shrunk | None:
+        """See `Loss.shrunk`: without the units that zeros have cut off; the last one is kept."""
+        if self.n_params * self.reuse * self.n_samples * self.n_places < MUCH:
+            return None
+        units = self._shrinking.units(theta)
+        if self._shrunk is None or not all(map(torch.equal, self._shrunk[0], units)):
+            parts = self._shrinking.parts(units)
+            self._shrunk = (units, None if parts is None else Shrunk(self._without(parts), parts))
+        return self._shrunk[1]
+
+    def _without(self, parts: Parts) -> "NetworkLoss":
+        smaller = copy.copy(self)
+        smaller._take_over(self._shrinking.without(parts))
+        return smaller
+
     def stepping(self) -> AbstractContextManager[object]:
         return nullcontext() if self._way.recording else torch.inference_mode()
 
@@ -335,7 +358,12 @@ class NetworkLoss(Loss):
         return self._differentiate(theta, batch), self._grad
 
     def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
-        return self._differentiate(theta, batch), self._grad.clone()
+        smaller = self.shrunk(theta) if batch is None else None
+        if smaller is None:
+            return self._differentiate(theta, batch), self._grad.clone()
+        with charging(smaller.loss, self):
+            value, grad = smaller.loss.value_and_grad(smaller.parts.of(theta))
+        return value, smaller.parts.whole(grad)
 
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
         """Products by a second backward pass, each about the cost of a gradient, as is setting them up.
@@ -373,6 +401,9 @@ class NetworkLoss(Loss):
             yield torch.autograd.grad(value, leaves, create_graph=True)
 
     def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
+        if smaller := self.shrunk(theta):
+            with charging(smaller.loss, self):
+                return smaller.loss.value(smaller.parts.of(theta), batch)
         self._put(theta)
         self._train(False)
         n_samples = self.n_samples if batch is None else len(batch)
@@ -391,6 +422,8 @@ class NetworkLoss(Loss):
             yield self._fetch(batch)
 
     def metrics(self, theta: Tensor) -> dict[str, float]:
+        if smaller := self.shrunk(theta):
+            return smaller.loss.metrics(smaller.parts.of(theta))
         seen = self._seen if torch.equal(self._theta, theta) else None
         self._put(theta)
         self.module.eval()
@@ -401,6 +434,8 @@ class NetworkLoss(Loss):
         return {name: value for name, value in values.items() if name != "train_loss"}
 
     def validation(self, theta: Tensor) -> dict[str, float]:
+        if smaller := self.shrunk(theta):
+            return smaller.loss.validation(smaller.parts.of(theta))
         self._put(theta)
         self.module.eval()
         X, y = self._splits["validation"]
@@ -545,40 +580,6 @@ def _is_linear(module: nn.Module) -> bool:
     """Whether a single linear layer holds all parameters, without an activation after it."""
     parts = [m for m in module.modules() if not isinstance(m, nn.Sequential | nn.Flatten)]
     return len(parts) == 1 and isinstance(parts[0], nn.Linear)
-
-
-def layout(module: nn.Module) -> tuple[Block, ...]:
-    """The parameter tensors of `module` as blocks of one flat vector, in the order of ``module.parameters()``.
-
-    Attention is known by its names: linear layers ``attention.query``, ``.key``, ``.value`` and ``.output`` in a module
-    that has the number of its heads as ``n_heads``.
-    """
-    blocks, start = [], 0
-    kinds = {
-        id(p): _kind(owner, name) for owner in module.modules() for name, p in owner.named_parameters(recurse=False)
-    }
-    for name, parameter in module.named_parameters():
-        blocks.append(Block(name, tuple(parameter.shape), start, kinds[id(parameter)], _heads(module, name)))
-        start = blocks[-1].stop
-    if not blocks:
-        raise InvalidSpec(f"network {type(module).__name__} has no parameters to trace")
-    return tuple(blocks)
-
-
-def _kind(owner: nn.Module, name: str) -> Kind:
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    if isinstance(owner, norms):
-        return "norm"
-    return "bias" if name.endswith("bias") else "weight"
-
-
-def _heads(module: nn.Module, name: str) -> int:
-    """The heads that share the parameter called `name`."""
-    owner, attention, projection = name.rpartition("attention.")
-    if not attention or projection not in PROJECTIONS:
-        return 0
-    found = getattr(module.get_submodule(f"{owner}attention"), "n_heads", 0)
-    return found if isinstance(found, int) else 0
 
 
 def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:

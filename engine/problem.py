@@ -9,6 +9,7 @@ from engine.cleanup import Cleanup
 from engine.conjugate_gradients import Product
 from engine.losses import Buffers, Loss
 from engine.penalties import Penalty
+from engine.shrinking import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class Problem:
         saved = float(self.penalty.value(at.theta) - self.penalty.value(theta))
         return replace(at, theta=theta, saved=saved)
 
+    def shrunk(self, theta: Tensor) -> "Smaller | None":
+        """The problem without weights that are zero at `theta` and get no gradient; None where they are not many."""
+        found = self.loss.shrunk(theta)
+        penalty = found and self.penalty.among(found.parts)
+        return Smaller(Problem(found.loss, penalty), found.parts) if found and penalty else None
+
     def multiplier(self, theta: Tensor, grad: Tensor) -> float:
         """The strength for which `theta` is closest to stationary on its support, at least 0.
 
@@ -103,3 +110,24 @@ class Problem:
             moved = bool(self.penalty.subgradient(self.penalty.prox(theta - grad, middle)).any())
             low, high = (middle, high) if moved else (low, middle)
         return high
+
+
+@dataclass(frozen=True, slots=True)
+class Smaller:
+    """A problem without some of another's weights, which stay zero whatever is done here.
+
+    Parameters
+    ----------
+    problem : Problem
+    parts : Parts
+        Where its weights stand in the other's.
+    """
+
+    problem: Problem
+    parts: Parts
+
+    def part(self, at: State) -> State:
+        return replace(at, theta=self.parts.of(at.theta))
+
+    def whole(self, at: State) -> State:
+        return replace(at, theta=self.parts.whole(at.theta))

@@ -14,7 +14,8 @@ from engine.errors import InvalidSpec, UnknownName
 from engine.export import EXPORTS
 from engine.front import ParetoPoint, Trail, Waypoint
 from engine.goals import GOALS, Asked, Goal
-from engine.losses import NetworkLoss, layout
+from engine.layout import layout
+from engine.losses import NetworkLoss
 from engine.multiply_adds import uses
 from engine.networks import NETWORKS, resolve
 from engine.penalties import PENALTIES

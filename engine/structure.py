@@ -12,7 +12,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from engine.losses import Block, layout
+from engine.layout import Block, layout
 from engine.networks import ACTIVATIONS
 
 Affine = nn.Linear | nn.Conv2d

@@ -66,7 +66,7 @@ class Accelerated(Corrector):
     ) -> None:
         self._held, self._epochs, self._batch, self._rate, self._steps = held, epochs, batch, rate, steps
 
-    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+    def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal, final
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell, hold, mini_batches
-from engine.losses import Batch, Block, Loss
+from engine.layout import Block
+from engine.losses import Batch, Loss
 from engine.penalties.base import Penalty
 from engine.problem import Problem, State
+from engine.shrinking import Parts
 from engine.stretches import STRETCH, stretches
 
 FIRST_WINDOW = 10
@@ -22,6 +25,7 @@ WARM_UP = 0.1
 STRENGTH_EASED, LEVEL_EASED = 0.9, 0.3
 BATCH_SHARE, LARGEST_BATCH, MOST_FINER = 60, 256, 4
 FLOOR = 3e-3
+LEGS = 8
 TRIM = 0.02
 
 
@@ -121,6 +125,12 @@ class Rates:
     def __init__(self, of_layers: Sequence[tuple[slice, float]], spread: Tensor | None = None) -> None:
         self._of_layers, self._spread = of_layers, spread
 
+    def among(self, parts: Parts) -> "Rates":
+        """Those of some of the weights."""
+        rates = [rate for _, rate in self._of_layers]
+        of_layers = list(zip(_spans(parts.layout), rates, strict=True))
+        return Rates(of_layers, None if self._spread is None else parts.of(self._spread))
+
     def scale_(self, steps: Tensor, start: int, factor: float) -> None:
         """Multiply by them and a factor `steps`, the stretch of a flat vector that begins at `start`."""
         if self._spread is not None:
@@ -212,12 +222,12 @@ class AdaptiveProximal(Corrector):
         self._held, self._epochs, self._batch, self._steps = held, epochs, batch, steps
         self._pace, self._trim = pace, trim
 
-    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+    def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         course = self._course(problem.loss, guess.step, seed)
-        held, theta = self._eased(problem, guess, course.pace.pressure), problem.loss.lend(guess.theta)
-        losses = self._descend_(problem, held, theta, course)
-        found = problem.penalty.trim(theta, self._trim)
+        held, descent = self._eased(problem, guess, course.pace.pressure), _Descent(problem, guess.theta, course.pace)
+        losses = self._descend_(descent, held, course)
+        found = problem.penalty.trim(descent.end(), self._trim)
         if self._held == "penalty":
             problem.penalty.project_(found, guess.level, torch.ones_like(found))
         problem.loss.calibrate(found)
@@ -246,19 +256,67 @@ class AdaptiveProximal(Corrector):
         excess = float(problem.penalty.value(guess.theta)) / guess.level if guess.level > 0 else 1.0
         return _Eased(keep, max(1.0, excess), LEVEL_EASED)
 
-    def _descend_(self, problem: Problem, held: _Eased, theta: Tensor, course: _Course) -> list[Tensor]:
-        """Step on `theta` in place; the mini-batches' losses."""
-        losses, moments, rates = [], _Moments(theta), course.pace.first(theta, problem.loss.layout)
-        batches = course.batches
-        with problem.loss.stepping():
-            for done, batch in enumerate(batches, 1):
-                begun = (done - 1) / len(batches)
-                value, grad = problem.loss.value_and_grad_(theta, batch)
-                losses.append(value)
-                rate = course.share * course.pace.share(begun, done / len(batches))
-                step = moments.descend_(theta, grad, 1 / course.pace.averaged(begun), rates, rate)
-                held.restore_(problem.penalty, theta, step, begun, exactly=done == len(batches))
+    def _descend_(self, descent: "_Descent", held: _Eased, course: _Course) -> list[Tensor]:
+        """Take the steps; the mini-batches' losses."""
+        losses, batches = list[Tensor](), course.batches
+        for leg in torch.arange(len(batches)).tensor_split(LEGS):
+            with descent.problem.loss.stepping():
+                for done in leg.tolist():
+                    begun = done / len(batches)
+                    rate = course.share * course.pace.share(begun, (done + 1) / len(batches))
+                    value, step = descent.step_(batches[done], 1 / course.pace.averaged(begun), rate)
+                    losses.append(value)
+                    exactly = done == len(batches) - 1
+                    held.restore_(descent.problem.penalty, descent.theta, step, begun, exactly)
+            descent.shrink()
         return losses
+
+
+@final
+class _Descent:
+    """Weights on their way, with what belongs to them; units that are cut off on the way are left behind.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : Tensor, shape (n_params,)
+    pace : Pace
+
+    Attributes
+    ----------
+    problem : Problem
+        Of the weights that are left.
+    theta : Tensor, shape (n_left,)
+    """
+
+    def __init__(self, problem: Problem, start: Tensor, pace: Pace) -> None:
+        self.problem, self.theta = problem, problem.loss.lend(start)
+        self._moments, self._rates = _Moments(self.theta), pace.first(self.theta, problem.loss.layout)
+        self._whole, self._left = problem, list[Parts]()
+
+    def step_(self, batch: Batch, new: float, share: float) -> tuple[Tensor, Tensor]:
+        """Take a gradient step; the loss before it and the step sizes."""
+        value, grad = self.problem.loss.value_and_grad_(self.theta, batch)
+        return value, self._moments.descend_(self.theta, grad, new, self._rates, share)
+
+    def shrink(self) -> None:
+        """Go on without the units that have been cut off, where they are many."""
+        smaller = self.problem.shrunk(self.theta)
+        if smaller is None:
+            return
+        left, parts = smaller.problem.loss, smaller.parts
+        left.effort, left.limit = self.problem.loss.effort, self.problem.loss.limit
+        self._moments, self._rates = self._moments.among(parts), self._rates.among(parts)
+        self.problem, self.theta = smaller.problem, left.lend(parts.of(self.theta))
+        self._left.append(parts)
+
+    def end(self) -> Tensor:
+        """All weights, shape (n_params,); the effort is charged to the whole problem."""
+        self._whole.loss.effort = self.problem.loss.effort
+        theta = self.theta
+        for parts in reversed(self._left):
+            theta = parts.whole(theta)
+        return theta
 
 
 @final
@@ -274,6 +332,12 @@ class _Moments:
     def __init__(self, theta: Tensor) -> None:
         self._mean, self._square = torch.zeros_like(theta), torch.zeros_like(theta)
         self._weight, self._done = 0.0, 0
+
+    def among(self, parts: Parts) -> "_Moments":
+        """Those of some of the weights."""
+        among = copy(self)
+        among._mean, among._square = parts.of(self._mean), parts.of(self._square)
+        return among
 
     def descend_(self, theta: Tensor, grad: Tensor, new: float, rates: Rates, share: float) -> Tensor:
         """Gradient step on `theta` in place; the step sizes of the weights are written over `grad`.

@@ -3,14 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import final
 
 import torch
 from torch import Tensor
 
-from engine.losses import Batch, Loss
+from engine.losses import Batch, Loss, charging
 from engine.penalties.base import Penalty, Step
 from engine.problem import Problem, State
 
@@ -43,15 +43,25 @@ class Correction:
 class Corrector(ABC):
     """From a guess back to the set of Pareto critical points."""
 
-    @abstractmethod
+    @final
     def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
-        """Improve the guess, holding still what this corrector holds.
+        """Improve the guess, holding still what this corrector holds; units that are cut off are left out meanwhile.
 
         Parameters
         ----------
         seed : int
             Decides the mini-batches, if there are any.
         """
+        smaller = problem.shrunk(guess.theta)
+        if smaller is None:
+            return self._correct(problem, guess, seed)
+        with charging(smaller.problem.loss, problem.loss):
+            found = self._correct(smaller.problem, smaller.part(guess), seed)
+        return replace(found, state=smaller.whole(found.state))
+
+    @abstractmethod
+    def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+        """Improve the guess, all of whose weights may change."""
 
 
 class Hold(ABC):

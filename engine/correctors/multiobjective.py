@@ -60,7 +60,7 @@ class MultiobjectiveProximalGradient(Corrector):
         self._solver: Solver = solver
         self._accelerated, self._steps = accelerated, steps
 
-    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+    def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         longest = guess.step
         if self._step is None:

@@ -50,7 +50,7 @@ class ActiveSetNewton(Corrector):
     ) -> None:
         self._held, self._passes, self._tolerance = held, passes, tolerance
 
-    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+    def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         descent = _Descent(problem, guess, self._held)
         at, converged = descent.start(), False

@@ -48,7 +48,7 @@ class ProximalGradient(Corrector):
     ) -> None:
         self._held, self._passes, self._tolerance = held, passes, tolerance
 
-    def correct(self, problem: Problem, guess: State, seed: int) -> Correction:
+    def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
         start = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta

@@ -6,7 +6,7 @@ from typing import final
 
 from engine.front import Trail, Waypoint
 from engine.goals.base import Goal, Record, Search, asked
-from engine.losses import Block
+from engine.layout import Block
 from engine.problem import Problem
 from engine.tracers.base import Budget, Clock, Tracer
 

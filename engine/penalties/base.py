@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import InvalidSpec
-from engine.losses import Block
+from engine.layout import Block
+from engine.shrinking import Parts
 from engine.stretches import stretches
 
 Step = float | Tensor
@@ -64,6 +65,10 @@ class Penalty(ABC):
         multiplier : Tensor, 0-d
             0 where `theta` is inside already.
         """
+
+    def among(self, parts: Parts) -> "Penalty | None":
+        """This penalty of some of the weights where the others are zero; None if it has no such form."""
+        return None
 
     def trim(self, theta: Tensor, share: float) -> Tensor:
         """Without the smallest of what the penalty counts, as long as that is no more than `share` of it in all.

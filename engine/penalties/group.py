@@ -2,12 +2,14 @@
 
 import math
 from abc import abstractmethod
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from engine.penalties.base import Penalty, Step, smallest
 from engine.penalties.groups import Partition
+from engine.shrinking import Parts
 
 SEARCH_STEPS, HALVINGS = 100, 40
 NEAR = 1e-3
@@ -26,7 +28,15 @@ class GroupPenalty(Penalty):
     joint = True
 
     def __init__(self, groups: Partition) -> None:
+        self._divide(groups)
+
+    def _divide(self, groups: Partition) -> None:
         self._groups, self.penalised = groups, groups.member
+
+    def among(self, parts: Parts) -> Penalty:
+        among = copy(self)
+        among._divide(self._groups.among(parts))
+        return among
 
     @abstractmethod
     def charges(self, theta: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import InvalidSpec
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties.base import selection
+from engine.shrinking import Parts
 
 Grouping = Literal["neuron", "filter", "input", "feature", "head"]
 
@@ -85,6 +86,7 @@ class Partition:
         if not matrices or (grouping == "head" and not any(block.heads for block in matrices)):
             what = "attention head" if matrices else "weight matrix"
             raise InvalidSpec(f"no {what} among parameters {parameters!r} to group by {grouping!r}")
+        self._parameters, self._grouping = parameters, grouping
         self._panels = tuple(_panels(blocks, chosen, grouping))
         self.layers = list({panel.first: panel.shape[1] for panel in self._panels}.values())
         self.member = torch.zeros(blocks[-1].stop, dtype=torch.bool)
@@ -94,6 +96,13 @@ class Partition:
 
     def __len__(self) -> int:
         return sum(self.layers)
+
+    def among(self, parts: Parts) -> "Partition":
+        """The groups of some of the weights, which count as of the sizes that they have with all."""
+        among = Partition(parts.layout, self._parameters, self._grouping)
+        number = self.spread(torch.arange(1.0, len(self) + 1, dtype=torch.float64), 0.0)
+        among.sizes = self.sizes[among.largest(parts.of(number)).long() - 1]
+        return among
 
     def sums(self, values: Tensor) -> Tensor:
         """The sum of `values`, shape (n_params,), over each group."""

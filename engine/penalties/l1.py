@@ -1,14 +1,16 @@
 """The l1 norm: sum of magnitudes."""
 
 from collections.abc import Sequence
+from copy import copy
 from functools import reduce
 from typing import final
 
 import torch
 from torch import Tensor
 
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties.base import Penalty, Step, selection, smallest
+from engine.shrinking import Parts
 from engine.stretches import stretches
 
 MOST_ITERATIONS = 100
@@ -31,8 +33,16 @@ class L1(Penalty):
     """
 
     def __init__(self, blocks: Sequence[Block], *, parameters: str = "all") -> None:
-        self.penalised = selection(blocks, parameters)
-        self._weight = None if bool(self.penalised.all()) else self.penalised
+        self._choose(selection(blocks, parameters))
+
+    def among(self, parts: Parts) -> Penalty:
+        among = copy(self)
+        among._choose(parts.of(self.penalised))
+        return among
+
+    def _choose(self, penalised: Tensor) -> None:
+        self.penalised = penalised
+        self._weight = None if bool(penalised.all()) else penalised
 
     def value(self, theta: Tensor) -> Tensor:
         return self._weigh(theta.abs()).sum()

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties.base import Step
 from engine.penalties.group import GroupPenalty
 from engine.penalties.groups import Grouping, Partition

@@ -13,7 +13,7 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties.base import Step, smallest
 from engine.penalties.group import GroupPenalty
 from engine.penalties.groups import Grouping, Partition
@@ -38,9 +38,12 @@ class GroupNorms(GroupPenalty):
 
     @abstractmethod
     def __init__(self, groups: Partition, plateau: float = math.inf, single: float = 0.0) -> None:
-        super().__init__(groups)
         self._plateau, self._single = plateau, single
-        self._level = (1 - single) * groups.sizes.sqrt()
+        super().__init__(groups)
+
+    def _divide(self, groups: Partition) -> None:
+        super()._divide(groups)
+        self._level = (1 - self._single) * groups.sizes.sqrt()
 
     def charges(self, theta: Tensor) -> Tensor:
         norms = self._norms(theta).clamp_max(self._plateau)

@@ -1,15 +1,17 @@
 """Sums over single weights of penalties that are steep at zero and flat far away: large weights stay unshrunk."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Annotated, final
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties.base import Penalty, Step, selection, smallest
 from engine.penalties.effective import LogSum, Mcp, Scad, Thresholding
+from engine.shrinking import Parts
 
 MOST_STEPS = 100
 ROUNDING = 8
@@ -33,6 +35,11 @@ class Separable(Penalty):
 
     def __init__(self, scalar: Thresholding, blocks: Sequence[Block], parameters: str) -> None:
         self._scalar, self.penalised = scalar, selection(blocks, parameters)
+
+    def among(self, parts: Parts) -> Penalty:
+        among = copy(self)
+        among.penalised = parts.of(self.penalised)
+        return among
 
     def value(self, theta: Tensor) -> Tensor:
         return self._scalar.value(self._sizes(theta)).sum()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from engine.front import Array, Layer, ParetoPoint, Trail, Waypoint
-from engine.losses import Block
+from engine.layout import Block
 from engine.problem import Problem, State
 
 MEASURING = 1.0

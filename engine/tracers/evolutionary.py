@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from engine.errors import InvalidSpec
 from engine.front import Array, Waypoint
-from engine.losses import Block
+from engine.layout import Block
 from engine.problem import Problem, State
 from engine.tracers.base import Budget, Clock, Tracer
 from engine.tracers.recording import draw, known, reached, recorded

@@ -17,7 +17,8 @@ from torch import Tensor
 from engine.correctors.base import batch_size, mini_batches
 from engine.errors import Diverged, InvalidSpec
 from engine.front import Waypoint
-from engine.losses import Batch, Block, Loss
+from engine.layout import Block
+from engine.losses import Batch, Loss
 from engine.optim import DessiLBI
 from engine.penalties import GroupL2
 from engine.problem import Problem, State

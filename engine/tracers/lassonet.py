@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.errors import InvalidSpec
 from engine.front import Waypoint
 from engine.lassonet import FIRST_LAYER, SKIP
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties.base import Penalty, Step
 from engine.predictors import state
 from engine.problem import Problem

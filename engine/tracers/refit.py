@@ -19,6 +19,7 @@ from engine.front import Front, ParetoPoint, Trail, Waypoint
 from engine.penalties.base import Penalty, Step
 from engine.predictors import state
 from engine.problem import Problem, State
+from engine.shrinking import Parts
 from engine.tracers.base import Budget, Clock, Tracer, measured
 
 OBJECTIVES = ("n_nonzero", "loss")
@@ -220,6 +221,9 @@ class Support(Penalty):
 
     def __init__(self, mask: Tensor) -> None:
         self.penalised = mask
+
+    def among(self, parts: Parts) -> Penalty:
+        return Support(parts.of(self.penalised))
 
     def value(self, theta: Tensor) -> Tensor:
         return torch.zeros_like(theta[0])

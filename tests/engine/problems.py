@@ -11,7 +11,8 @@ from engine.cleanup import Cleanup
 from engine.criteria import CrossEntropy
 from engine.data import Dataset, load
 from engine.lassonet import lassonet
-from engine.losses import Block, LeastSquares, Logistic, NetworkLoss
+from engine.layout import Block
+from engine.losses import LeastSquares, Logistic, NetworkLoss
 from engine.networks import char_transformer
 from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, SparseGroup
 from engine.problem import Problem

@@ -13,7 +13,8 @@ from scipy.optimize import nnls
 
 from engine.errors import Diverged, InvalidSpec
 from engine.front import Array, Trail, Waypoint
-from engine.losses import Block, LeastSquares
+from engine.layout import Block
+from engine.losses import LeastSquares
 from engine.optim import LinBreg
 from engine.penalties import L1, GroupL2
 from engine.problem import Problem

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.cleanup import Cleanup
 from engine.front import Trail
-from engine.losses import layout
+from engine.layout import layout
 from engine.networks import NETWORKS, mlp
 from engine.penalties import L1, GroupL2
 from engine.spec import JobSpec, Part, build

@@ -22,7 +22,8 @@ from engine.correctors import (
 )
 from engine.correctors.adaptive import BETA, Fineness
 from engine.correctors.base import Hold, Level, hold, mini_batches
-from engine.losses import Block, LeastSquares
+from engine.layout import Block
+from engine.losses import LeastSquares
 from engine.penalties import L1, GroupL2
 from engine.problem import Problem, State
 from engine.stretches import STRETCH

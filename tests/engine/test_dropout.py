@@ -13,7 +13,8 @@ from torch.func import functional_call
 from engine.correctors import ProximalGradient
 from engine.dropout import VARIANTS, Adam, Descent, NoisyLayer, Spot, Variant
 from engine.errors import Diverged, InvalidSpec
-from engine.losses import LeastSquares, NetworkLoss, layout
+from engine.layout import layout
+from engine.losses import LeastSquares, NetworkLoss
 from engine.penalties import L1, PENALTIES
 from engine.penalties.effective import LogSum, divergence
 from engine.problem import Problem, State

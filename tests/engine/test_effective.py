@@ -11,7 +11,7 @@ from scipy.special import dawsn
 from torch import Tensor
 
 from engine.errors import InvalidSpec
-from engine.losses import Block
+from engine.layout import Block
 from engine.penalties import L1, PENALTIES, Separable
 from engine.penalties.effective import (
     EffectivePenalty,

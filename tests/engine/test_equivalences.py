@@ -10,7 +10,8 @@ from sklearn.linear_model import Lasso
 from torch import Tensor
 
 from engine.correctors.multiobjective import common_descent
-from engine.losses import Block, LeastSquares
+from engine.layout import Block
+from engine.losses import LeastSquares
 from engine.optim import DessiLBI, LinBreg, PenalisedOptimizer, ProxAdam, ProxSGD
 from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, Penalty, SparseGroup, mcp
 from engine.penalties.l1 import soft

@@ -8,7 +8,8 @@ from torch import nn
 from engine.criteria import CrossEntropy, LogisticLoss, SquaredError
 from engine.data import load
 from engine.errors import InvalidSpec
-from engine.losses import Loss, NetworkLoss, layout
+from engine.layout import layout
+from engine.losses import Loss, NetworkLoss
 from tests.engine import problems
 
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
-from engine.losses import Block, layout
+from engine.layout import Block, layout
 from engine.optim import AdaBreg, AdaDessiLBI, DessiLBI, LinBreg, PenalisedOptimizer, ProxAdam, ProxSGD
 from engine.penalties import L1, GroupL2
 from tests.engine import problems

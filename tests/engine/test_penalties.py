@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from engine.errors import InvalidSpec
-from engine.losses import Block, LeastSquares, layout
+from engine.layout import Block, layout
+from engine.losses import LeastSquares
 from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, Penalty, SparseGroup
 from engine.penalties.base import selection
 from engine.penalties.group import GroupPenalty
