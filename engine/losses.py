@@ -3,7 +3,6 @@
 A network's parameters are views of one flat buffer, so that predictors and correctors see a vector and nothing else.
 """
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,10 @@ CACHED_BYTES, CUDA_BYTES = 2**23, 2**29
 MUCH = 5e8
 NATS_PER_BIT = math.log(2)
 FORWARD = 1 / 3
+OF_THE_DATA = (
+    *("criterion", "n_samples", "n_places", "reuse", "convex"),
+    *("_device", "_splits", "_X", "_y", "_language"),
+)
 
 
 class Loss(ABC):
@@ -347,7 +350,9 @@ class NetworkLoss(Loss):
         return self._shrunk[1]
 
     def _without(self, parts: Parts) -> "NetworkLoss":
-        smaller = copy.copy(self)
+        """The same loss of the smaller network; what others may have hung on this object stays here."""
+        smaller = object.__new__(NetworkLoss)
+        vars(smaller).update({name: getattr(self, name) for name in OF_THE_DATA})
         smaller._take_over(self._shrinking.without(parts))
         return smaller
 

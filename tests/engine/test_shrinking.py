@@ -127,6 +127,14 @@ def test_parts_are_the_smaller_networks_weights_in_their_places(problem) -> None
     assert torch.equal(smaller.problem.loss.initial(), smaller.parts.of(problem.loss.initial()))
 
 
+def test_what_is_hung_on_the_whole_is_not_on_the_smaller(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, seen = problem.loss.metrics, []
+    monkeypatch.setattr(problem.loss, "metrics", lambda theta: seen.append(len(theta)) or measure(theta))
+    theta = cut(problem)
+    assert problem.loss.metrics(theta)["train_accuracy"] > 0
+    assert seen == [len(theta)]
+
+
 def test_effort_counts_as_that_of_the_whole(problem) -> None:
     theta = cut(problem)
     problem.loss.value_and_grad(theta)
