@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from hatchling.builders.wheel import WheelBuilder
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from app.__main__ import app as command_line
 from app.api import create_app
@@ -77,13 +78,19 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_first_trace_of_the_readme(tmp_path: Path) -> None:
+def test_the_first_trace_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first command as a program, the others without starting one for each."""
     first = next(block for block in blocks(ROOT / "README.md", "sh") if block.startswith("paretopath trace"))
-    said = [run(["-m", "app", *shlex.split(line)[1:]], tmp_path) for line in first.splitlines()]
-    assert "completed" in said[0]
-    assert "digits" in said[1]
-    assert (tmp_path / "net.onnx").stat().st_size > 0
-    assert any("job 2 completed" in words for words in said[4:])
+    begin, *others = (shlex.split(line)[1:] for line in first.splitlines())
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
+    assert "completed" in run(["-m", "app", *begin], tmp_path)
+    said = [CliRunner().invoke(command_line, arguments) for arguments in others]
+    assert [result.output for result in said if result.exit_code] == []
+    assert "digits" in said[0].stdout
+    assert (tmp_path / "net.onnx").stat().st_size > (tmp_path / "small.onnx").stat().st_size > 0
+    assert "job 2 completed" in said[-1].stdout
 
 
 @pytest.mark.slow
