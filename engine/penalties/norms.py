@@ -124,14 +124,15 @@ class GroupNorms(GroupPenalty):
         """The norm of each group after the prox, shape (n_groups,); 0 where it vanishes, the plateau where it is free.
 
         A norm r is stationary where ``1 / ||x / (r + reach (1 - r / plateau))|| = 1``. The left side is a concave
-        function of r, since the mean of power -2 is concave and its arguments are affine. So Newton's iteration from 0
-        rises to the least root and never passes it.
+        function of r, since the mean of power -2 is concave and its arguments are affine. So Newton's iteration from
+        below rises to the least root and never passes it; without a plateau the function's asymptote gives a start.
 
         References
         ----------
         Moré, Sorensen, "Computing a trust region step", SIAM J. Sci. Stat. Comput. 4, 1983 (this form of the equation).
         """
-        alive, root = self._norms(x / step) > self._levels(x), torch.zeros_like(self._levels(x))
+        alive = self._norms(x / step) > self._levels(x)
+        root = torch.where(alive, self._below(x, reach), 0.0)
         width, squares = torch.ones_like(x), torch.empty_like(x)
         bend = 1 - reach / self._plateau if self._plateau < math.inf else None
         for _ in range(NEWTON_STEPS):
@@ -141,6 +142,15 @@ class GroupNorms(GroupPenalty):
             if not bool((root > behind * (1 + SETTLED)).any()):
                 break
         return root
+
+    def _below(self, x: Tensor, reach: Tensor) -> Tensor:
+        """A norm that is no larger than the root, shape (n_groups,): where the asymptote of its equation is 1."""
+        if self._plateau < math.inf:
+            return torch.zeros_like(self._levels(x))
+        squares = x.square()
+        total = self._groups.sums(squares)
+        shrunk = self._groups.sums(squares.mul_(reach)) / total.clamp_min(TINY)
+        return (total.sqrt() - shrunk).clamp_min_(0.0)
 
     def _ahead_(
         self, root: Tensor, terms: tuple[Tensor, Tensor, Tensor | None], width: Tensor, squares: Tensor
