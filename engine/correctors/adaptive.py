@@ -260,6 +260,8 @@ class AdaptiveProximal(Corrector):
         """Take the steps; the mini-batches' losses."""
         losses, batches = list[Tensor](), course.batches
         for leg in torch.arange(len(batches)).tensor_split(LEGS):
+            if losses:
+                descent.shrink()
             with descent.problem.loss.stepping():
                 for done in leg.tolist():
                     begun = done / len(batches)
@@ -268,7 +270,6 @@ class AdaptiveProximal(Corrector):
                     losses.append(value)
                     exactly = done == len(batches) - 1
                     held.restore_(descent.problem.penalty, descent.theta, step, begun, exactly)
-            descent.shrink()
         return losses
 
 
