@@ -1,5 +1,6 @@
 """Problems with known answers, small enough to solve exactly."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,26 +72,32 @@ def iris_network() -> Problem:
     return network_problem(module, dataset(X[IRIS_TRAIN], y[IRIS_TRAIN]))
 
 
+@functools.cache
+def digits(limit: int) -> Dataset:
+    """So many real digits, read once; not to be written on."""
+    return load("digits", {"limit": limit}, {})
+
+
 def digits_network(hidden: int = 8, limit: int = 300) -> Problem:
     """A small ReLU network on real digits, float32."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-    return network_problem(module, load("digits", {"limit": limit}, {}))
+    return network_problem(module, digits(limit))
 
 
 def many_samples() -> Problem:
     """A small ReLU network on 4,096 digits, some of them more than once."""
-    digits = load("digits", {"limit": 1500}, {})
-    rows = np.arange(4096) % len(digits.X_train)
+    images = digits(1500)
+    rows = np.arange(4096) % len(images.X_train)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
-    return network_problem(module, replace(digits, X_train=digits.X_train[rows], y_train=digits.y_train[rows]))
+    return network_problem(module, replace(images, X_train=images.X_train[rows], y_train=images.y_train[rows]))
 
 
 def lasso_network() -> Problem:
     """A small network of LassoNet's kind on real digits."""
     torch.manual_seed(0)
-    return network_problem(lassonet((8, 8), 10, hidden=(8,)), load("digits", {"limit": 300}, {}))
+    return network_problem(lassonet((8, 8), 10, hidden=(8,)), digits(300))
 
 
 def norm_network() -> Problem:
@@ -104,7 +111,7 @@ def norm_network() -> Problem:
         nn.Flatten(),
         nn.Linear(144, 10),
     )
-    return network_problem(module, load("digits", {"limit": 200}, {}))
+    return network_problem(module, digits(200))
 
 
 def text_network() -> Problem:

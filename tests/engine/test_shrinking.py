@@ -143,6 +143,7 @@ def test_effort_counts_as_that_of_the_whole(problem) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("problem", ["dense", "convolutions"], indirect=True)
 @pytest.mark.parametrize("name", CORRECTORS)
 def test_a_correction_is_that_of_the_whole(name: str, problem: Problem, whole) -> None:
     corrector, _ = CORRECTORS[name]
