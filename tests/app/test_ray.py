@@ -13,8 +13,8 @@ from app.errors import Lacking
 from app.service import Service, open_store
 from app.settings import Settings
 from storage.store import Store
+from tests.app.browser.conftest import served
 from tests.app.conftest import TINY, settings_in
-from tests.app.test_browser import served
 from tests.app.test_executor import LONG, SLOW, uninterrupted, wait_for_points
 
 NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
