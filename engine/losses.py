@@ -257,11 +257,11 @@ class Shrunk:
 
     Parameters
     ----------
-    loss : Loss
+    loss : NetworkLoss
     parts : Parts
     """
 
-    loss: Loss
+    loss: "NetworkLoss"
     parts: Parts
 
 
@@ -330,7 +330,7 @@ class NetworkLoss(Loss):
 
     def load_buffers(self, buffers: Buffers) -> None:
         for name, buffer in self.module.named_buffers():
-            self._seen = None
+            self._forget()
             buffer.copy_(buffers[name])
 
     def initial(self) -> Tensor:
@@ -451,6 +451,7 @@ class NetworkLoss(Loss):
         momenta = [norm.momentum for norm in norms]
         self._put(theta)
         for norm in norms:
+            self._forget()
             norm.reset_running_stats()
             norm.momentum = None
         if norms:
@@ -469,6 +470,12 @@ class NetworkLoss(Loss):
         """Give the network these weights; what was seen of others is forgotten."""
         self._seen = None
         return self._theta.copy_(theta)
+
+    def _forget(self) -> None:
+        """What was seen is not that of other buffers, which smaller networks share."""
+        self._seen = None
+        if self._shrunk and self._shrunk[1]:
+            self._shrunk[1].loss._forget()
 
     def _differentiate(self, theta: Tensor, batch: Batch | None) -> Tensor:
         """The loss; its gradient is left in the flat buffer."""

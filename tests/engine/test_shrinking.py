@@ -215,6 +215,24 @@ def test_buffers_are_shared(monkeypatch: pytest.MonkeyPatch, whole) -> None:
     assert float(problem.loss.value(theta)) == pytest.approx(after, abs=1e-12)
 
 
+def test_other_buffers_are_measured_anew(monkeypatch: pytest.MonkeyPatch, whole) -> None:
+    monkeypatch.setattr(losses, "MUCH", 0)
+    problem = made(NETWORKS["batch norm before"]())
+    theta, before = cut(problem), problem.loss.buffers
+    problem.loss.value_and_grad(theta)
+    first = problem.loss.metrics(theta)
+    problem.loss.calibrate(theta)
+    calibrated = problem.loss.metrics(theta)
+    problem.loss.value_and_grad(theta)
+    problem.loss.load_buffers(before)
+    again = problem.loss.metrics(theta)
+    problem.loss.calibrate(theta)
+    whole()
+    assert first["train_accuracy"] != calibrated["train_accuracy"]
+    assert again == pytest.approx(first)
+    assert calibrated == pytest.approx(problem.loss.metrics(theta))
+
+
 def test_the_zero_network_keeps_a_unit_of_each_layer(problem: Problem) -> None:
     theta = torch.zeros_like(problem.loss.initial())
     smaller = problem.shrunk(theta).problem.loss.module
