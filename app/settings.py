@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     slots : int, optional
         Jobs at a time; one per GPU of this machine by default, one without a GPU. On Ray as many as the cluster takes.
     threads : int, optional
-        CPU threads of each worker; all cores shared among the slots by default, on Ray one.
+        CPU threads that each worker may take; all cores shared among the slots by default, on Ray one.
     max_memory_bytes : int, optional
         Memory that a worker may take beside what it shares; a job that needs more fails.
     ray_address : str

@@ -22,6 +22,7 @@ from engine.front import Array
 from engine.layout import Block, layout
 from engine.multiply_adds import reuse
 from engine.shrinking import Parts, Shrinking, Units
+from engine.threads import threads_for
 
 Batch = Tensor
 Buffers = Mapping[str, Tensor]
@@ -86,8 +87,8 @@ class Loss(ABC):
         """`value_and_grad` with the gradient in a buffer to write over; the next call of any kind does so too."""
         return self.value_and_grad(theta, batch)
 
-    def stepping(self) -> AbstractContextManager[object]:
-        """Within it `value_and_grad_` is called many times, and torch records nothing that this loss can do without."""
+    def stepping(self, batch_size: int) -> AbstractContextManager[object]:
+        """Within it `value_and_grad_` is called many times on about so many samples, with no more than that needs."""
         return nullcontext()
 
     @abstractmethod
@@ -176,20 +177,23 @@ class _Linear(Loss):
     def value_and_grad(self, theta: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
         self.effort += len(X) / self.n_samples
-        value, slope = self._outer(_predicted(X, theta), y)
-        return value, X.T @ slope / len(X)
+        with threads_for(X.numel()):
+            value, slope = self._outer(_predicted(X, theta), y)
+            return value, X.T @ slope / len(X)
 
     def value(self, theta: Tensor, batch: Batch | None = None) -> Tensor:
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
         self.effort += FORWARD * len(X) / self.n_samples
-        return self._outer(_predicted(X, theta), y)[0]
+        with threads_for(X.numel()):
+            return self._outer(_predicted(X, theta), y)[0]
 
     def hvp(self, theta: Tensor, support: Tensor) -> Product:
         X, bend = _columns(self.X, support), self._bend(theta)
 
         def product(direction: Tensor) -> Tensor:
             self.effort += len(support) / self.n_params
-            return X.T @ (bend * (X @ direction)) / self.n_samples
+            with threads_for(X.numel()):
+                return X.T @ (bend * (X @ direction)) / self.n_samples
 
         return product
 
@@ -292,6 +296,8 @@ class NetworkLoss(Loss):
     ----------
     n_places : int
         Predictions per sample: one, or of texts as many as a window has characters.
+    of_layer : float
+        Multiply-adds of a sample in a layer, on average over the layers.
     """
 
     def __init__(
@@ -317,6 +323,8 @@ class NetworkLoss(Loss):
         self._seen: _Tally | None = None
         self._way = differentiation(module, self.criterion, self._X.dim() == 2)
         self._at_once = self._fitting()
+        n_layers = sum(len(block.shape) > 1 for block in self.layout)
+        self.of_layer = self.n_params * self.reuse * self.n_places / max(n_layers, 1)
         self._shrinking = Shrinking(module)
         self._shrunk: tuple[Units, Shrunk | None] | None = None
 
@@ -356,8 +364,11 @@ class NetworkLoss(Loss):
         smaller._take_over(self._shrinking.without(parts))
         return smaller
 
-    def stepping(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._way.recording else torch.inference_mode()
+    @contextmanager
+    def stepping(self, batch_size: int) -> Iterator[None]:
+        """See `Loss.stepping`: torch records nothing that can be done without, and wakes threads for large steps."""
+        with self._threads(batch_size), nullcontext() if self._way.recording else torch.inference_mode():
+            yield
 
     def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._differentiate(theta, batch), self._grad
@@ -381,14 +392,16 @@ class NetworkLoss(Loss):
         """
         weights = {name: part.clone().requires_grad_() for name, part in self._parts(theta).items()}
         leaves, network = tuple(weights.values()), {**weights, **self.buffers}
-        kept = list(self._slopes(network, leaves)) if self.n_samples * self.n_places <= MOST_AT_ONCE else None
+        with self._threads(self.n_samples):
+            kept = list(self._slopes(network, leaves)) if self.n_samples * self.n_places <= MOST_AT_ONCE else None
 
         def product(direction: Tensor) -> Tensor:
             self.effort += 1.0
             along = tuple(self._parts(torch.zeros_like(theta).index_copy(0, support, direction)).values())
             total = torch.zeros_like(theta)
-            for slopes in kept or self._slopes(network, leaves):
-                total += _bent(slopes, leaves, along)
+            with self._threads(self.n_samples):
+                for slopes in kept or self._slopes(network, leaves):
+                    total += _bent(slopes, leaves, along)
             return total[support]
 
         return product
@@ -414,7 +427,7 @@ class NetworkLoss(Loss):
         n_samples = self.n_samples if batch is None else len(batch)
         self.effort += FORWARD * n_samples / self.n_samples
         total = torch.zeros_like(self._theta[0])
-        with torch.no_grad():
+        with self._threads(n_samples), torch.no_grad():
             for X, y in self._chunks(*(self._splits["train"] if batch is None else self._fetch(batch))):
                 total += self._way.value(X, y, len(X) / n_samples)[0]
         return total
@@ -461,7 +474,7 @@ class NetworkLoss(Loss):
 
     def _forward_all(self) -> None:
         self.module.train()
-        with torch.no_grad():
+        with self._threads(self.n_samples), torch.no_grad():
             for X, _ in self._chunks(self._X, self._y):
                 self.module(X)
         self.effort += FORWARD
@@ -481,8 +494,14 @@ class NetworkLoss(Loss):
         """The loss; its gradient is left in the flat buffer."""
         self._put(theta)
         self._train(batch is not None)
-        self.effort += 1.0 if batch is None else batch.shape[0] / self.n_samples
-        return self._accumulate(batch) if batch is not None else self._accumulate_all()
+        n_samples = self.n_samples if batch is None else batch.shape[0]
+        self.effort += n_samples / self.n_samples
+        with self._threads(n_samples):
+            return self._accumulate(batch) if batch is not None else self._accumulate_all()
+
+    def _threads(self, n_samples: int) -> AbstractContextManager[None]:
+        """As many as a layer on so many samples is worth, or on those of them that are evaluated at once."""
+        return threads_for(self.of_layer * min(n_samples, self._at_once))
 
     def _train(self, training: bool) -> None:
         """Switch the mode, which walks over all modules, only where it is another."""
@@ -500,7 +519,7 @@ class NetworkLoss(Loss):
 
     def _tally(self, X: Tensor, y: Tensor) -> "_Tally":
         tally = _Tally(self.criterion, len(X), self._theta)
-        with torch.no_grad():
+        with self._threads(len(X)), torch.no_grad():
             for inputs, targets in self._chunks(X, y):
                 tally.add(*self._way.value(inputs, targets, len(inputs) / len(X)), targets)
         return tally

@@ -6,6 +6,7 @@ over the shared inputs, and every further layer is one batched product.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import final
 
 import torch
@@ -14,6 +15,7 @@ from torch.func import functional_call, vmap
 
 from engine.differentiation import dense_layers
 from engine.losses import FORWARD, Batch, Loss, NetworkLoss
+from engine.threads import threads_for
 
 EVALUATIONS = 2**17
 
@@ -89,20 +91,27 @@ class _Batched(PopulationLoss):
     def value_and_grad(self, thetas: Tensor, batch: Batch | None = None) -> tuple[Tensor, Tensor]:
         self._network_loss.module.train(batch is not None)
         values, grads = torch.zeros_like(thetas[:, 0]), torch.zeros_like(thetas)
-        for X, y, share in self._pieces(len(thetas), batch):
-            value, grad = self._differentiated(thetas, X, y)
-            values, grads = values.add_(value, alpha=share), grads.add_(grad, alpha=share)
-        self.loss.effort += len(thetas) * (1.0 if batch is None else batch.shape[-1] / self.loss.n_samples)
+        n_samples = self.loss.n_samples if batch is None else batch.shape[-1]
+        with self._threads(len(thetas) * n_samples):
+            for X, y, share in self._pieces(len(thetas), batch):
+                value, grad = self._differentiated(thetas, X, y)
+                values, grads = values.add_(value, alpha=share), grads.add_(grad, alpha=share)
+        self.loss.effort += len(thetas) * n_samples / self.loss.n_samples
         return values, grads
 
     def value(self, thetas: Tensor) -> Tensor:
         self._network_loss.module.eval()
         total = torch.zeros_like(thetas[:, 0])
-        with torch.no_grad():
+        with self._threads(len(thetas) * self.loss.n_samples), torch.no_grad():
             for X, y, share in self._pieces(len(thetas), None):
                 total.add_(self._losses(thetas, X, y), alpha=share)
         self.loss.effort += FORWARD * len(thetas)
         return total
+
+    def _threads(self, evaluations: int) -> AbstractContextManager[None]:
+        """As many as a layer is worth in so many evaluations of a sample, or in those of them that are done at once."""
+        at_once = max(1, EVALUATIONS // self._network_loss.n_places)
+        return threads_for(self._network_loss.of_layer * min(evaluations, at_once))
 
     def _pieces(self, n_members: int, batch: Batch | None) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Samples and their share: a mini-batch as it is, all data in pieces that keep the activations small."""

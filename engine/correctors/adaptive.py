@@ -262,7 +262,7 @@ class AdaptiveProximal(Corrector):
         for leg in torch.arange(len(batches)).tensor_split(LEGS):
             if losses:
                 descent.shrink()
-            with descent.problem.loss.stepping():
+            with descent.problem.loss.stepping(batches[0].shape[0]):
                 for done in leg.tolist():
                     begun = done / len(batches)
                     rate = course.share * course.pace.share(begun, (done + 1) / len(batches))

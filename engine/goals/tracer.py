@@ -39,7 +39,7 @@ class Asked(Tracer):
     def check(self, blocks: Sequence[Block]) -> None:
         self._method.check(blocks)
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         record = Record(trail)
         for number in range(max(self._over, self._begun(record)), len(self._stages)):
             goal = self._stages[number]

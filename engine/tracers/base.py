@@ -5,12 +5,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 
 from engine.front import Array, Layer, ParetoPoint, Trail, Waypoint
 from engine.layout import Block
 from engine.problem import Problem, State
+from engine.threads import one_thread
 
 MEASURING = 1.0
 
@@ -79,9 +81,9 @@ class Tracer(ABC):
             Naming what it can.
         """
 
-    @abstractmethod
+    @final
     def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
-        """Yield waypoints in the order of their indices.
+        """Yield waypoints in the order of their indices; on a processor, in as many threads as the work is worth.
 
         Parameters
         ----------
@@ -94,6 +96,17 @@ class Tracer(ABC):
         Diverged
             If the loss becomes NaN or infinite.
         """
+        waypoints = self._trace(problem, trail)
+        while True:
+            with one_thread():
+                waypoint = next(waypoints, None)
+            if waypoint is None:
+                return
+            yield waypoint
+
+    @abstractmethod
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
+        """What `trace` yields."""
 
 
 class Clock:

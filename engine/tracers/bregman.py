@@ -137,7 +137,7 @@ class InverseScaleSpace(Tracer):
         self._seed, self._budget, self.cleanup = seed, budget or Budget(), cleanup
         self.expected = course.points
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock, index = Clock(problem, trail), len(trail)
         run = self._resumed(problem, trail[-1]) if trail else self._begun(problem)
         bar = math.inf if trail else float(problem.loss.value(torch.zeros_like(problem.loss.initial())))

@@ -214,7 +214,7 @@ class Continuation(Tracer):
         self._sample: Batch | None = None
         self.expected, self.cleanup = rules.points * rules.sweeps, rules.cleanup
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         slots, clock = Slots(trail), Clock(problem, trail)
         self._worst = _zero_loss(problem) if self._rules.end is None else math.inf
         self._sample = _sample(problem, self._draw(-1, 0))

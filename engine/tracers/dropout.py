@@ -108,7 +108,7 @@ class AdaptiveDropout(Tracer):
         self._seed, self._budget, self.cleanup = seed, budget or Budget(), cleanup
         self.expected = sweep.points
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock = Clock(problem, trail)
         points = [waypoint.point for waypoint in trail]
         last = trail[-1] if trail else None

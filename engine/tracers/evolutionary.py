@@ -75,7 +75,7 @@ class Evolutionary(Tracer):
                 f"method 'evolutionary' is for up to {MOST_WEIGHTS:,} weights, this network has {n_params:,}"
             )
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         self.check(problem.loss.layout)
         clock, points = Clock(problem, trail), [w.point for w in trail]
         thetas = trail[0].memory["front"] if trail else self._evolved(problem, clock)

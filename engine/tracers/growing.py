@@ -319,7 +319,7 @@ class Growing(Tracer):
     def check(self, blocks: Sequence[Block]) -> None:
         hidden_layers(blocks)
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock, last = Clock(problem, trail), trail[-1] if trail else None
         widest = Widest(problem.loss.initial(), problem.loss.layout)
         while last is None or not self._over(clock, last):

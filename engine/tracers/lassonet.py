@@ -160,7 +160,7 @@ class LassoNet(Tracer):
     def check(self, blocks: Sequence[Block]) -> None:
         Hierarchy(blocks, self._most)
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         hierarchy = Hierarchy(problem.loss.layout, self._most)
         selecting = Problem(problem.loss, hierarchy)
         for waypoint in self._path.trace(selecting, [_selecting(w) for w in trail]):

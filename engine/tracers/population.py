@@ -122,7 +122,7 @@ class Population(Tracer):
         self._seed, self._budget = seed, budget or Budget()
         self.expected = 1 + plan.points * plan.rounds
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         slots, clock = Slots(trail), Clock(problem, trail)
         work = _Work(problem, population_loss(problem.loss), rows(problem.penalty), clock)
         if not slots.trail:

@@ -192,7 +192,7 @@ class Pruning(Tracer):
         self._seed, self._budget = seed, budget or Budget()
         self.expected = 1 + len(schedule.sparsities)
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock, known_so_far = Clock(problem, trail), list(trail)
         if not known_so_far:
             known_so_far.append(self._dense(problem, clock))

@@ -146,7 +146,7 @@ class Refit(Tracer):
         self._chosen = self._selection.of(source.points)
         self.expected = len(self._chosen)
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock = Clock(problem, trail)
         done = [int(waypoint.point.metrics[SOURCE]) for waypoint in trail]
         last = trail[-1] if trail else None

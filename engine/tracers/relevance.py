@@ -211,7 +211,7 @@ class Relevance(Tracer):
         self._seed, self._budget, self.cleanup = seed, budget or Budget(), cleanup
         self.expected = pruning.points
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock, found = Clock(problem, trail), list(trail)
         if not found:
             clock.allow(self._budget, FIRST_SHARE)

@@ -133,7 +133,7 @@ class WeightedSum(Tracer):
         self._seed, self._budget, self.cleanup = seed, budget or Budget(), cleanup
         self.expected = grid.points
 
-    def trace(self, problem: Problem, trail: Sequence[Waypoint] = ()) -> Iterator[Waypoint]:
+    def _trace(self, problem: Problem, trail: Sequence[Waypoint]) -> Iterator[Waypoint]:
         clock, points = Clock(problem, trail), [w.point for w in trail]
         strengths, start = self._begun(problem, clock, trail)
         for place in range(len(points), len(strengths)):

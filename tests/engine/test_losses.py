@@ -114,7 +114,7 @@ class TestContract:
         batch, lent = next(loss.batches(0, 50)), loss.lend(loss.initial() + 0.1)
         value, grad = loss.value_and_grad(lent.clone(), batch)
         lent = loss.lend(loss.initial() + 0.1)
-        with loss.stepping():
+        with loss.stepping(32):
             found = loss.value_and_grad_(lent, batch)
             lent.add_(1.0)
         assert torch.equal(found[0], value)
@@ -236,11 +236,11 @@ def test_networks_with_hooks_are_recorded_while_stepping() -> None:
     assert isinstance(loss, NetworkLoss)
     batch, theta = next(loss.batches(0, 50)), loss.initial()
     plain = loss.value_and_grad(theta, batch)[1]
-    with loss.stepping():
+    with loss.stepping(32):
         assert torch.is_inference_mode_enabled()
     loss.module[-1].register_forward_hook(lambda _module, _inputs, outputs: 2 * outputs)  # type: ignore[index]
     expected = loss.value_and_grad(theta, batch)[1]
-    with loss.stepping():
+    with loss.stepping(32):
         assert torch.equal(loss.value_and_grad_(loss.lend(theta), batch)[1], expected)
     assert not torch.allclose(plain, expected)
 
