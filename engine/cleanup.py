@@ -8,6 +8,7 @@ outgoing ones by 1 / c: of all networks that differ in such scales alone, one ha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import final
 
@@ -46,9 +47,16 @@ class Cleanup:
     """
 
     def __init__(self, module: nn.Module, penalty: Penalty) -> None:
-        self._joints, self._penalty = joints(module), penalty
-        self.n_units = sum(joint.n_units for joint in self._joints)
+        self._module, self._penalty = module, penalty
         self._in_l1 = isinstance(penalty, L1)
+
+    @property
+    def n_units(self) -> int:
+        return sum(joint.n_units for joint in self._joints)
+
+    @cached_property
+    def _joints(self) -> tuple[Joint, ...]:
+        return joints(self._module)
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Clean weights, shape (n_params,); zeros stay zero, and where nothing is gained all stay as they are."""

@@ -58,6 +58,8 @@ class Problem:
         """The same network with as little penalty as `cleanup` finds."""
         if self.cleanup is None:
             return at
+        if smaller := self.shrunk(at.theta):
+            return smaller.whole(smaller.problem.cleaned(smaller.part(at)))
         theta = self.cleanup(at.theta)
         saved = float(self.penalty.value(at.theta) - self.penalty.value(theta))
         return replace(at, theta=theta, saved=saved)
@@ -66,7 +68,10 @@ class Problem:
         """The problem without weights that are zero at `theta` and get no gradient; None where they are not many."""
         found = self.loss.shrunk(theta)
         penalty = found and self.penalty.among(found.parts)
-        return Smaller(Problem(found.loss, penalty), found.parts) if found and penalty else None
+        if found is None or penalty is None:
+            return None
+        cleanup = self.cleanup and Cleanup(found.loss.module, penalty)
+        return Smaller(Problem(found.loss, penalty, cleanup), found.parts)
 
     def multiplier(self, theta: Tensor, grad: Tensor) -> float:
         """The strength for which `theta` is closest to stationary on its support, at least 0.

@@ -108,7 +108,8 @@ class Shrinking:
 
     def units(self, theta: Tensor) -> Units:
         """Masks of the units that stay, one at least of each layer, for `theta` of shape (n_params,)."""
-        return tuple(_kept(theta, joint) for joint in self._joints)
+        sizes = theta.abs()
+        return tuple(_kept(sizes, joint) for joint in self._joints)
 
     def parts(self, units: Units) -> Parts | None:
         """What stays of the weights; None where that is most of them."""
@@ -135,13 +136,15 @@ class Shrinking:
         return smaller
 
 
-def _kept(theta: Tensor, joint: Joint) -> Tensor:
-    used = joint.incoming(theta).any(dim=1) | joint.outgoing(theta).any(dim=2).any(dim=0)
+def _kept(sizes: Tensor, joint: Joint) -> Tensor:
+    """By the sums of the weights' sizes, which take half the time of asking whether there are any."""
+    used = joint.incoming(sizes).sum(dim=1) + joint.outgoing(sizes).sum(dim=(0, 2))
     if joint.bias:
-        used |= view(theta, joint.bias) != 0
-    if not bool(used.any()):
-        used[0] = True
-    return used
+        used += view(sizes, joint.bias)
+    kept = used != 0
+    if not bool(kept.any()):
+        kept[0] = True
+    return kept
 
 
 def _silent_at_zero(joint: Joint) -> bool:

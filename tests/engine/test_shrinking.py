@@ -15,7 +15,7 @@ from engine.criteria import CrossEntropy
 from engine.data import load
 from engine.layout import Block, layout
 from engine.losses import NetworkLoss
-from engine.penalties import L1, PENALTIES, Penalty
+from engine.penalties import L1, PENALTIES, GroupL2, Penalty
 from engine.problem import Problem, State
 from engine.shrinking import Shrinking
 from engine.structure import joints, view
@@ -125,6 +125,25 @@ def test_parts_are_the_smaller_networks_weights_in_their_places(problem) -> None
     assert torch.equal(smaller.parts.whole(smaller.parts.of(theta)), theta)
     assert smaller.parts.layout == layout(smaller.problem.loss.module) == smaller.problem.loss.layout
     assert torch.equal(smaller.problem.loss.initial(), smaller.parts.of(problem.loss.initial()))
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_cleaning_is_that_of_the_whole(groups: bool, problem: Problem, whole: Callable[[], None]) -> None:
+    if groups:
+        penalty = GroupL2(problem.loss.layout)
+        problem = replace(problem, penalty=penalty, cleanup=Cleanup(problem.loss.module, penalty))
+    theta = cut(problem)
+    for joint in joints(problem.loss.module):
+        joint.incoming(theta)[1], joint.outgoing(theta)[:, 2] = 0, 0
+    at = State(theta, lam=0.1, level=1.0)
+    assert problem.shrunk(theta) is not None
+    small = problem.cleaned(at)
+    whole()
+    large = problem.cleaned(at)
+    torch.testing.assert_close(small.theta, large.theta, rtol=1e-7, atol=1e-10)
+    assert small.saved == pytest.approx(large.saved)
+    assert small.saved > 0
+    assert small.theta.count_nonzero() == large.theta.count_nonzero() < theta.count_nonzero()
 
 
 def test_what_is_hung_on_the_whole_is_not_on_the_smaller(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
