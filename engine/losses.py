@@ -367,7 +367,7 @@ class NetworkLoss(Loss):
     @contextmanager
     def stepping(self, batch_size: int) -> Iterator[None]:
         """See `Loss.stepping`: torch records nothing that can be done without, and wakes threads for large steps."""
-        with self._threads(batch_size), nullcontext() if self._way.recording else torch.inference_mode():
+        with threads_for(self.of_layer * batch_size), nullcontext() if self._way.recording else torch.inference_mode():
             yield
 
     def value_and_grad_(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -494,13 +494,11 @@ class NetworkLoss(Loss):
         """The loss; its gradient is left in the flat buffer."""
         self._put(theta)
         self._train(batch is not None)
-        n_samples = self.n_samples if batch is None else batch.shape[0]
-        self.effort += n_samples / self.n_samples
-        with self._threads(n_samples):
-            return self._accumulate(batch) if batch is not None else self._accumulate_all()
+        self.effort += 1.0 if batch is None else batch.shape[0] / self.n_samples
+        return self._accumulate(batch) if batch is not None else self._accumulate_all()
 
     def _threads(self, n_samples: int) -> AbstractContextManager[None]:
-        """As many as a layer on so many samples is worth, or on those of them that are evaluated at once."""
+        """As many as a layer is worth on so many samples that come in chunks."""
         return threads_for(self.of_layer * min(n_samples, self._at_once))
 
     def _train(self, training: bool) -> None:
@@ -509,12 +507,14 @@ class NetworkLoss(Loss):
             self.module.train(training)
 
     def _accumulate(self, batch: Batch) -> Tensor:
-        return self._way.gradient_(*self._fetch(batch))[0]
+        with threads_for(self.of_layer * batch.shape[0]):
+            return self._way.gradient_(*self._fetch(batch))[0]
 
     def _accumulate_all(self) -> Tensor:
         self._seen = tally = _Tally(self.criterion, self.n_samples, self._theta)
-        for done, (X, y) in enumerate(self._chunks(self._X, self._y)):
-            tally.add(*self._way.gradient_(X, y, len(X) / self.n_samples, added=done > 0), y)
+        with self._threads(self.n_samples):
+            for done, (X, y) in enumerate(self._chunks(self._X, self._y)):
+                tally.add(*self._way.gradient_(X, y, len(X) / self.n_samples, added=done > 0), y)
         return tally.loss
 
     def _tally(self, X: Tensor, y: Tensor) -> "_Tally":

@@ -77,9 +77,9 @@ def test_a_trace_takes_one_and_its_consumer_has_all() -> None:
 
 
 def test_the_threads_there_are_do_not_change_small_networks() -> None:
-    found = [w.theta for w in small().trace(problems.digits_network())]
+    found = [w.theta for w in small().trace(problems.digits_network(600))]
     torch.set_num_threads(1)
-    again = [w.theta for w in small().trace(problems.digits_network())]
+    again = [w.theta for w in small().trace(problems.digits_network(600))]
     assert all((a == b).all() for a, b in zip(found, again, strict=True))
 
 
@@ -136,6 +136,12 @@ def test_all_data_take_what_they_are_worth(name: str, monkeypatch: pytest.Monkey
 def test_mini_batches_take_what_they_are_worth(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [taken(ON_THREE[name], worth / 3, monkeypatch) for worth in (1.5, 2.5, 100.0)]
     assert found == [{1}, {2}, {3}]
+
+
+def test_mini_batches_are_not_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NetworkLoss, "_fitting", lambda _: 1)
+    assert taken(ON_THREE["gradient"], 2.5 / 3, monkeypatch) == {2}
+    assert taken(ON_ALL["gradient"], 0.9, monkeypatch) == {1}
 
 
 @pytest.mark.parametrize(("worth", "threads"), [(0.4, 1), (0.9, 2)])
