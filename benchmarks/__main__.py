@@ -25,12 +25,17 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     settings, (problems, reasons) = _settings(given), _problems(given)
     _say(table.left_out(reasons))
-    stem, outcomes = given.into / record.stamp(), list[Outcome]()
-    _save(stem, settings, outcomes, reasons)
-    for name, benchmark in problems.items():
-        outcomes.append(contest(name, benchmark, settings, _say))
-        _save(stem, settings, outcomes, reasons)
-    print(table.printed(outcomes, reasons))
+    stem, outcomes = given.into / record.stamp(), dict[str, Outcome]()
+    _save(stem, settings, [], reasons)
+    try:
+        for done, outcome in (each for name, of in problems.items() for each in contest(name, of, settings)):
+            outcomes[outcome.name] = outcome
+            _save(stem, settings, list(outcomes.values()), reasons)
+            _say(done)
+    except KeyboardInterrupt:
+        reasons = {**reasons, "the rest": "it was broken off"}
+        _save(stem, settings, list(outcomes.values()), reasons)
+    print(table.printed(list(outcomes.values()), reasons))
     print(f"\nResults: {given.into.name}/{stem.name}.json, .md{', .html' if outcomes else ''}")
 
 
@@ -48,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--refit", default=refitting.METHOD, metavar="METHOD", help="what refitted figures come from")
     parser.add_argument("--points", type=int, default=40, help="networks wanted on each front")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each rival")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
     parser.add_argument("--limit", type=float, default=USUAL_LIMIT, help="CPU seconds of one run; 0 is none")
@@ -67,6 +73,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         ours=dict(map(_variant, given.ours)),
         points=4 if given.quick else given.points,
         seeds=1 if given.quick else given.seeds,
+        first=given.first_seed,
         device=given.device,
         folder=given.data_folder,
         limit=given.limit or None,
@@ -98,7 +105,7 @@ def _say(line: str) -> None:
 
 
 def _save(stem: Path, settings: Settings, outcomes: list[Outcome], reasons: Mapping[str, str]) -> None:
-    """Write what there is so far: a long run that is killed leaves the problems that were done."""
+    """Write what there is so far: a long run that is killed leaves the runs that were done."""
     record.save(results.document(settings, outcomes, reasons), stem.with_suffix(".json"))
     stem.with_suffix(".md").write_text(table.printed(outcomes, reasons) + "\n")
     if outcomes:

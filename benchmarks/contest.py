@@ -1,13 +1,13 @@
 """All rivals on one problem, seed by seed: the same data, network and start weights, each in a fresh problem."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
 from benchmarks import best_known, merit, refitting
-from benchmarks.measuring import Run, race
+from benchmarks.measuring import Cost, Run, race
 from benchmarks.problems import Benchmark
 from benchmarks.rivals import OURS, REFERENCE, RIVALS, SMOKE, Rival, Task, dense
 from benchmarks.rivals.traced import Traced
@@ -28,8 +28,8 @@ class Settings:
         Names; the product's is always first where it is among them.
     ours : mapping of str to str
         More variants of the product: method in shorthand by name.
-    points, seeds : int
-        Points that each front is to have; runs of each rival.
+    points, seeds, first : int
+        Points that each front is to have; runs of each rival; the seed of the first.
     device : str
     folder : Path
         Where data files are looked for.
@@ -45,6 +45,7 @@ class Settings:
     ours: Mapping[str, str] = field(default_factory=dict)
     points: int = 40
     seeds: int = 3
+    first: int = 0
     device: str = "cpu"
     folder: Path = Path("data")
     limit: float | None = None
@@ -151,30 +152,43 @@ class Outcome:
         return found
 
     def _of(self, name: str, place: int) -> Entry | None:
-        return self.entries[name][place] if name in self.entries else None
+        """None before its turn."""
+        return next(iter(self.entries.get(name, [])[place:]), None)
 
 
-def contest(name: str, benchmark: Benchmark, settings: Settings, say: Callable[[str], None]) -> Outcome:
+def contest(name: str, benchmark: Benchmark, settings: Settings) -> Iterator[tuple[str, Outcome]]:
     """Run all rivals on all seeds.
 
-    Parameters
-    ----------
-    say : callable
-        Told what has just been done.
+    Yields
+    ------
+    done : str
+        What has just been done, in a line.
+    outcome : Outcome
+        All that is known by then; always the same object.
     """
     outcome = Outcome(name, benchmark, refit=settings.refit)
-    for seed in range(settings.seeds):
-        spec = benchmark.spec(settings.folder, settings.points, seed, settings.device)
-        unit = benchmark.experiment(spec).problem.loss
-        outcome.units.append(dense.trained(unit, seed, SMOKE_PASSES if settings.quick else dense.MOST_PASSES))
-        say(f"{name}, seed {seed}: dense")
-        passes = None
-        for rival, (how, method) in settings.entries(benchmark.method).items():
-            task = replace(_task(benchmark, spec, method, settings), passes=passes)
-            entry = _entry(outcome, rival, how, task, settings)
-            passes = entry.passes if rival == OURS and entry else passes
-            say(f"{name}, seed {seed}: {rival}")
-    return outcome
+    for seed in range(settings.first, settings.first + settings.seeds):
+        for done in _raced(outcome, seed, settings):
+            yield f"{name}, seed {seed}: {done}", outcome
+
+
+def _raced(outcome: Outcome, seed: int, settings: Settings) -> Iterator[str]:
+    """All rivals on one seed; yields what has been done."""
+    benchmark = outcome.benchmark
+    spec = benchmark.spec(settings.folder, settings.points, seed, settings.device)
+    unit = benchmark.experiment(spec).problem.loss
+    outcome.units.append(dense.trained(unit, seed, SMOKE_PASSES if settings.quick else dense.MOST_PASSES))
+    yield f"dense, {_told(outcome.units[-1])}"
+    passes = None
+    for rival, (how, method) in settings.entries(benchmark.method).items():
+        task = replace(_task(benchmark, spec, method, settings), passes=passes)
+        entry = _entry(outcome, rival, how, task, settings)
+        passes = entry.passes if rival == OURS and entry else passes
+        yield f"{rival}, {_told(entry.run.cost) if entry else outcome.refused[rival]}"
+
+
+def _told(cost: dense.Dense | Cost) -> str:
+    return f"{cost.passes:.4g} passes, {cost.seconds:.3g} CPU seconds"
 
 
 def _task(benchmark: Benchmark, spec: JobSpec, method: str, settings: Settings) -> Task:

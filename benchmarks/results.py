@@ -22,6 +22,7 @@ def document(settings: Settings, outcomes: Sequence[Outcome], left_out: Mapping[
         **record.origin(settings.device),
         "points": settings.points,
         "seeds": settings.seeds,
+        "first_seed": settings.first,
         "limit_seconds": settings.limit,
         "quick": settings.quick,
         "left_out": dict(left_out),
@@ -32,6 +33,7 @@ def document(settings: Settings, outcomes: Sequence[Outcome], left_out: Mapping[
 def _command(settings: Settings, outcomes: Sequence[Outcome]) -> str:
     """What gives these results again, but for the folder of the data."""
     words = ["python -m benchmarks", f"--points {settings.points} --seeds {settings.seeds} --device {settings.device}"]
+    words += [f"--first-seed {settings.first}"] if settings.first else []
     words += [f"--limit {settings.limit or 0:g}", "--quick" if settings.quick else f'--refit "{settings.refit}"']
     words += [_chosen(outcome) for outcome in outcomes]
     words += [f'--rival "{name}"' for name in settings.rivals]

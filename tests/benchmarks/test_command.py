@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.reference import __main__ as reference
-from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
+from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS, Network, Task
+from benchmarks.rivals.traced import Traced
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +46,32 @@ def test_quick_goes_through_every_rival_that_applies(
     for words in ("dense training", "hypervolume, log l1", "no higher than the reference", "seconds / reference"):
         assert words in table
     assert ("the product's refit (refit:epochs=1)" in table) == (problem != "diabetes")
+
+
+def test_what_is_broken_off_keeps_the_runs_that_were_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results.json"
+    raced = Traced.networks
+    monkeypatch.setattr(command.record, "stamp", lambda: file.stem)
+
+    def networks(rival: Traced, task: Task) -> Iterator[Network]:
+        if OURS in json.loads(file.read_text())["problems"]["iris"]["runs"]:
+            raise KeyboardInterrupt
+        yield from raced(rival, task)
+
+    monkeypatch.setattr(Traced, "networks", networks)
+    two = ["--rival", OURS, "--rival", "lambda grid"]
+    run(monkeypatch, "--quick", "--problem", "iris", *two, "--first-seed", "4", "--into", str(tmp_path))
+    document = json.loads(file.read_text())
+    (done,) = document["problems"]["iris"]["runs"].values()
+    assert [entry["seed"] for entry in done] == [4]
+    assert "--first-seed 4" in document["command"]
+    assert document["left_out"] == {"the rest": "it was broken off"}
+    captured = capsys.readouterr()
+    assert f"iris, seed 4: {OURS}, {done[0]['passes']:.4g} passes" in captured.err
+    assert "LEFT OUT: the rest: it was broken off" in captured.out
+    assert "| hypervolume " in captured.out
 
 
 def test_problems_without_their_data_are_left_out_loudly(
