@@ -26,10 +26,13 @@ export async function draw(element, url) {
   return { plotly, figure };
 }
 
+// A pointer that rests on a point aims at it for so long; a finger never says that it has left.
+const AIM = 10000;
+
 export class FrontPlot {
   constructor(element, form, job, onPick, onProblem) {
-    Object.assign(this, { element, form, job, onPick, onProblem, index: null, latest: 0 });
-    this.update = paced(() => this.redraw(), 30);
+    Object.assign(this, { element, form, job, onPick, onProblem, index: null, latest: 0, isAimedAt: false, isLate: false });
+    this.update = paced(() => this.redraw(true), 30);
     form.addEventListener("change", () => this.changed());
     dark.addEventListener("change", this.update);
   }
@@ -44,12 +47,15 @@ export class FrontPlot {
     this.redraw();
   }
 
-  async redraw() {
+  // News wait while a point is aimed at, lest it move away from under the pointer.
+  async redraw(isNews = false) {
     if (this.element.hidden) return;
     const turn = ++this.latest;
     try {
       const { plotly, figure } = await draw(this.element, `/jobs/${this.job}/figure.json?${this.query()}&theme=${theme()}`);
-      if (turn === this.latest) await this.show(plotly, figure);
+      if (turn !== this.latest) return;
+      if (isNews && this.isAimedAt) this.isLate = true;
+      else await this.show(plotly, figure);
     } catch (error) {
       this.onProblem(error.message);
     }
@@ -59,8 +65,22 @@ export class FrontPlot {
     const isFirst = !this.figure;
     this.figure = figure;
     await plotly.react(this.element, this.marked(), figure.layout, figure.config);
-    if (isFirst) this.element.on("plotly_click", (event) => this.onPick(event.points[0].customdata));
+    if (isFirst) this.attend();
     this.onProblem("");
+  }
+
+  attend() {
+    this.element.on("plotly_click", (event) => this.onPick(event.points[0].customdata));
+    this.element.on("plotly_hover", () => this.aim(true));
+    this.element.on("plotly_unhover", () => this.aim(false));
+  }
+
+  aim(isAimedAt) {
+    this.isAimedAt = isAimedAt;
+    clearTimeout(this.timer);
+    if (isAimedAt) this.timer = setTimeout(() => this.aim(false), AIM);
+    else if (this.isLate) this.update();
+    this.isLate &&= isAimedAt;
   }
 
   mark(index) {

@@ -123,8 +123,8 @@ def fits(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
 
-def click_point(page: Page, position: int) -> None:
-    """Click a marker of the plot as a person does: move there, see the hover label, press."""
+def aim_at_point(page: Page, position: int) -> None:
+    """Move the pointer to a marker of the plot, and see the hover label."""
     marker = page.locator("#plot .scatterlayer .trace").nth(1).locator(".point").nth(position)
     marker.scroll_into_view_if_needed()
     box = marker.bounding_box()
@@ -132,5 +132,10 @@ def click_point(page: Page, position: int) -> None:
         raise LookupError(f"marker {position} is not on the page")
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
     expect(page.locator("#plot .hoverlayer .hovertext")).to_be_visible()
+
+
+def click_point(page: Page, position: int) -> None:
+    """Click a marker of the plot as a person does: move there, see the hover label, press."""
+    aim_at_point(page, position)
     page.mouse.down()
     page.mouse.up()

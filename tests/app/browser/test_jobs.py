@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import httpx2
 import pytest
 import safetensors.numpy
 from playwright.sync_api import Route, expect
 
-from tests.app.browser.conftest import PATIENCE, Watched, click_point, fits
+from tests.app.browser.conftest import PATIENCE, Watched, aim_at_point, click_point, fits
 from tests.app.conftest import TINY
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -82,6 +83,24 @@ def test_axes_are_chosen_and_stay_in_the_address(watched: Watched, traced: str) 
     page.reload()
     expect(page.locator("#plot .xtitle")).to_contain_text("nonzero weights")
     assert fits(page)
+
+
+def test_the_plot_stays_as_it_is_while_a_point_is_aimed_at(watched: Watched, traced: str) -> None:
+    page = watched.open(traced)
+    title = page.locator("#plot .xtitle")
+    aim_at_point(page, 1)
+    before = title.evaluate("title => title.style.fill")
+    other: Literal["light", "dark"] = (
+        "light" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "dark"
+    )
+    with page.expect_response(re.compile(f"theme={other}")):
+        page.emulate_media(color_scheme=other)
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.locator("#details h2")).to_have_text(re.compile(r"Point \d+"))
+    assert title.evaluate("title => title.style.fill") == before
+    page.mouse.move(1, 1)
+    expect(title).not_to_have_attribute("style", re.compile(re.escape(f"fill: {before}")))
 
 
 def test_a_network_is_picked_by_what_it_must_fulfil(watched: Watched, traced: str) -> None:
