@@ -88,7 +88,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         math.log(3),
         42.0,
         0.42,
-        method="continuation:start=network,corrector=accelerated",
         setup="iris",
     ),
     "digits": Benchmark("mlp:32", "digits", math.log(10), 300.0, 3.0),

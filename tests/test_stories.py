@@ -102,13 +102,14 @@ def test_the_papers_iris_network_is_traced_from_its_sparse_start_in_both_directi
     spec = JobSpec(
         shorthand("mlp:4,4,activation=tanh,start=identity"),
         shorthand("iris:split=paper,validation=0"),
-        method=shorthand("continuation:start=network,corrector=accelerated"),
+        method=shorthand("continuation:start=network"),
     )
     experiment = build(spec, {})
     found = Front(tuple(w.point for w in experiment.tracer.trace(experiment.problem))).non_dominated()
     gaps = np.diff(np.log([p.penalty for p in found if p.penalty > 0]))
     assert len(found) == 40
     assert found.points[0].n_nonzero == 0
+    assert found.points[-1].loss <= 0.02
     assert gaps.max() <= 3 * np.median(gaps)
     assert max(p.metrics["test_accuracy"] for p in found) >= 0.92
 

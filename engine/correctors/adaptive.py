@@ -201,6 +201,7 @@ class AdaptiveProximal(Corrector):
     pace : Pace
     trim : float
         Share of the penalty that is taken from the smallest weights after the last step: what noise keeps from zero.
+        Nothing is taken where mini-batches hold all samples.
     steps : int
         Steps where `epochs` is not given; more where the samples are few.
 
@@ -224,10 +225,11 @@ class AdaptiveProximal(Corrector):
 
     def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
-        course = self._course(problem.loss, guess.step, seed)
-        held, descent = self._eased(problem, guess, course.pace.pressure), _Descent(problem, guess.theta, course.pace)
+        course, trim = self._course(problem.loss, guess.step, seed), self._noise(problem.loss)
+        held = self._eased(problem, guess, course.pace.pressure, guess.level / (1 - trim))
+        descent = _Descent(problem, guess.theta, course.pace)
         losses = self._descend_(descent, held, course)
-        found = problem.penalty.trim(descent.end(), self._trim)
+        found = problem.penalty.trim(descent.end(), trim)
         if self._held == "penalty":
             problem.penalty.project_(found, guess.level, torch.ones_like(found))
         problem.loss.calibrate(found)
@@ -248,9 +250,13 @@ class AdaptiveProximal(Corrector):
         finer = min(max(loss.reuse, 1.0), MOST_FINER)
         return ordinary, batch_size(loss, round(BATCH_SHARE * finer), LARGEST_BATCH)
 
-    def _eased(self, problem: Problem, guess: State, pressure: float) -> _Eased:
+    def _noise(self, loss: Loss) -> float:
+        """Share of the penalty to be trimmed; none where every step sees all samples."""
+        return self._trim if self._sizes(loss)[1] < loss.n_samples else 0.0
+
+    def _eased(self, problem: Problem, guess: State, pressure: float, level: float) -> _Eased:
         """From the penalty that the guess has to the level; from the pace's pressure to the strength."""
-        keep = hold(self._held, replace(guess, level=guess.level / (1 - self._trim)))
+        keep = hold(self._held, replace(guess, level=level))
         if self._held == "strength":
             return _Eased(keep, pressure, STRENGTH_EASED)
         excess = float(problem.penalty.value(guess.theta)) / guess.level if guess.level > 0 else 1.0

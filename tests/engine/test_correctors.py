@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -187,6 +188,19 @@ def test_smaller_batches_come_with_more_and_gentler_steps(
     plain = AdaptiveProximal(batch=batch, pace=Pace(pressure=10), steps=100)._course(loss, None, 0)
     assert ({len(b) for b in plain.batches}, len(plain.batches)) == ({batch or max(32, n_samples // 60)}, 100)
     assert (plain.share, plain.pace.pressure) == (1, 10)
+
+
+@pytest.mark.parametrize("held", ["strength", "penalty"])
+def test_only_what_mini_batches_leave_is_trimmed(held: Literal["strength", "penalty"]) -> None:
+    problem = problems.iris_network()
+    n_samples, guess = problem.loss.n_samples, start(problem)
+    for batch, differs in ((n_samples, False), (n_samples - 1, True)):
+        found, untrimmed = (
+            AdaptiveProximal(held, epochs=20, batch=batch, trim=trim).correct(problem, guess, 0).state.theta
+            for trim in (0.3, 0.0)
+        )
+        assert (int(found.count_nonzero()) < int(untrimmed.count_nonzero())) == differs
+        assert torch.equal(found, untrimmed) != differs
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e30])
