@@ -31,7 +31,10 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reference", description=main.__doc__)
     parser.add_argument("--problem", required=True, choices=BENCHMARKS)
-    parser.add_argument("--method", help="of the long trace; the problem's own by default; ten sweeps if it names none")
+    parser.add_argument(
+        "--method",
+        help="of the long trace; the problem's own by default; a continuation takes ten sweeps if it names none",
+    )
     parser.add_argument("--points", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=1, help="traces, from seed 0; 0 only joins result files")
     parser.add_argument("--threads", type=int, default=1)
@@ -45,7 +48,8 @@ def _traced(given: argparse.Namespace, seed: int) -> list[tuple[float, float]]:
     benchmark = BENCHMARKS[given.problem]
     spec = benchmark.spec(given.data_folder, given.points, seed, "cpu")
     method = shorthand(given.method) if given.method else spec.method
-    longer = replace(method, params={"sweeps": SWEEPS, **method.params})
+    sweeps = {"sweeps": SWEEPS} if method.name == "continuation" else {}
+    longer = replace(method, params={**sweeps, **method.params})
     experiment = benchmark.experiment(replace(spec, method=longer))
     return [(w.point.penalty, w.point.loss) for w in experiment.tracer.trace(experiment.problem)]
 

@@ -117,3 +117,12 @@ def test_the_best_known_front_joins_traces_and_results(tmp_path: Path, monkeypat
     assert list(loss) == sorted(loss, reverse=True)
     command = f"python -m benchmarks.reference --problem diabetes --points 3 --seeds 1 --method {short}"
     assert document["commands"] == [command, "some"]
+
+
+def test_the_best_known_front_takes_methods_without_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--problem", "iris", "--points", "4", "--method", "population:starts=1,rounds=1,epochs=3"]
+    run(monkeypatch, *given, "--into", str(tmp_path), program=reference)
+    l1, loss = zip(*json.loads((tmp_path / "iris.json").read_text())["front"], strict=True)
+    assert len(l1) > 1
+    assert list(l1) == sorted(l1)
+    assert list(loss) == sorted(loss, reverse=True)
