@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.layout import Block, layout
+from engine.stretches import STRETCH
 from engine.structure import AFFINE, Joint, joints, view
 
 WORTH = 0.6
@@ -108,8 +109,7 @@ class Shrinking:
 
     def units(self, theta: Tensor) -> Units:
         """Masks of the units that stay, one at least of each layer, for `theta` of shape (n_params,)."""
-        sizes = theta.abs()
-        return tuple(_kept(sizes, joint) for joint in self._joints)
+        return tuple(_kept(theta, joint) for joint in self._joints)
 
     def parts(self, units: Units) -> Parts | None:
         """What stays of the weights; None where that is most of them."""
@@ -136,15 +136,22 @@ class Shrinking:
         return smaller
 
 
-def _kept(sizes: Tensor, joint: Joint) -> Tensor:
+def _kept(theta: Tensor, joint: Joint) -> Tensor:
     """By the sums of the weights' sizes, which take half the time of asking whether there are any."""
-    used = joint.incoming(sizes).sum(dim=1) + joint.outgoing(sizes).sum(dim=(0, 2))
+    used = torch.cat([part.abs().sum(dim=1) for part in _pieces(joint.incoming(theta))])
+    for part in _pieces(joint.outgoing(theta)):
+        used += part.abs().sum(dim=(0, 2))
     if joint.bias:
-        used += view(sizes, joint.bias)
+        used += view(theta, joint.bias).abs()
     kept = used != 0
     if not bool(kept.any()):
         kept[0] = True
     return kept
+
+
+def _pieces(values: Tensor) -> Sequence[Tensor]:
+    """Along the first axis, so small that sizes of all weights are never held at once."""
+    return torch.split(values, max(1, STRETCH // values[0].numel()))
 
 
 def _silent_at_zero(joint: Joint) -> bool:

@@ -227,9 +227,8 @@ class AdaptiveProximal(Corrector):
         problem.loss.load_buffers(guess.buffers)
         course, trim = self._course(problem.loss, guess.step, seed), self._noise(problem.loss)
         held = self._eased(problem, guess, course.pace.pressure, guess.level / (1 - trim))
-        descent = _Descent(problem, guess.theta, course.pace)
-        losses = self._descend_(descent, held, course)
-        found = problem.penalty.trim(descent.end(), trim)
+        theta, losses = self._descended(problem, guess.theta, held, course)
+        found = problem.penalty.trim(theta, trim)
         if self._held == "penalty":
             problem.penalty.project_(found, guess.level, torch.ones_like(found))
         problem.loss.calibrate(found)
@@ -261,6 +260,12 @@ class AdaptiveProximal(Corrector):
             return _Eased(keep, pressure, STRENGTH_EASED)
         excess = float(problem.penalty.value(guess.theta)) / guess.level if guess.level > 0 else 1.0
         return _Eased(keep, max(1.0, excess), LEVEL_EASED)
+
+    def _descended(self, problem: Problem, start: Tensor, held: _Eased, course: _Course) -> tuple[Tensor, list[Tensor]]:
+        """Where the steps end, and the mini-batches' losses; Adam's averages are let go before anything is trimmed."""
+        descent = _Descent(problem, start, course.pace)
+        losses = self._descend_(descent, held, course)
+        return descent.end(), losses
 
     def _descend_(self, descent: "_Descent", held: _Eased, course: _Course) -> list[Tensor]:
         """Take the steps; the mini-batches' losses."""

@@ -1,5 +1,6 @@
 """Correctors against scikit-learn, closed forms and the published numbers of the multiobjective step."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -21,7 +22,7 @@ from engine.correctors import (
     ProximalGradient,
     common_descent,
 )
-from engine.correctors.adaptive import BETA, Fineness
+from engine.correctors.adaptive import BETA, Fineness, _Moments
 from engine.correctors.base import Hold, Level, hold, mini_batches
 from engine.layout import Block
 from engine.losses import LeastSquares
@@ -201,6 +202,18 @@ def test_only_what_mini_batches_leave_is_trimmed(held: Literal["strength", "pena
         )
         assert (int(found.count_nonzero()) < int(untrimmed.count_nonzero())) == differs
         assert torch.equal(found, untrimmed) != differs
+
+
+def test_averages_are_let_go_before_weights_are_trimmed() -> None:
+    problem, alive = problems.digits_network(), list[int]()
+
+    def trim(theta: torch.Tensor, share: float) -> torch.Tensor:
+        alive.append(sum(type(held) is _Moments for held in gc.get_objects()))
+        return theta.clone()
+
+    with patch.object(problem.penalty, "trim", trim):
+        AdaptiveProximal(epochs=1).correct(problem, start(problem), 0)
+    assert alive == [0]
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e30])
