@@ -49,13 +49,11 @@ export class FrontPlot {
 
   // News wait while a point is aimed at, lest it move away from under the pointer.
   async redraw(isNews = false) {
-    if (this.element.hidden) return;
+    if (this.element.hidden || this.isHeld(isNews)) return;
     const turn = ++this.latest;
     try {
       const { plotly, figure } = await draw(this.element, `/jobs/${this.job}/figure.json?${this.query()}&theme=${theme()}`);
-      if (turn !== this.latest) return;
-      if (isNews && this.isAimedAt) this.isLate = true;
-      else await this.show(plotly, figure);
+      if (turn === this.latest && !this.isHeld(isNews)) await this.show(plotly, figure);
     } catch (error) {
       this.onProblem(error.message);
     }
@@ -73,6 +71,12 @@ export class FrontPlot {
     this.element.on("plotly_click", (event) => this.onPick(event.points[0].customdata));
     this.element.on("plotly_hover", () => this.aim(true));
     this.element.on("plotly_unhover", () => this.aim(false));
+  }
+
+  isHeld(isNews) {
+    const isHeld = isNews && this.isAimedAt;
+    this.isLate ||= isHeld;
+    return isHeld;
   }
 
   aim(isAimedAt) {

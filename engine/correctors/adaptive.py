@@ -225,7 +225,7 @@ class AdaptiveProximal(Corrector):
 
     def _correct(self, problem: Problem, guess: State, seed: int) -> Correction:
         problem.loss.load_buffers(guess.buffers)
-        course, trim = self._course(problem.loss, guess.step, seed), self._noise(problem.loss)
+        course, trim = self._course(problem.loss, guess.step, seed), self._trimmed(problem.loss)
         held = self._eased(problem, guess, course.pace.pressure, guess.level / (1 - trim))
         theta, losses = self._descended(problem, guess.theta, held, course)
         found = problem.penalty.trim(theta, trim)
@@ -249,7 +249,7 @@ class AdaptiveProximal(Corrector):
         finer = min(max(loss.reuse, 1.0), MOST_FINER)
         return ordinary, batch_size(loss, round(BATCH_SHARE * finer), LARGEST_BATCH)
 
-    def _noise(self, loss: Loss) -> float:
+    def _trimmed(self, loss: Loss) -> float:
         """Share of the penalty to be trimmed; none where every step sees all samples."""
         return self._trim if self._sizes(loss)[1] < loss.n_samples else 0.0
 

@@ -93,12 +93,15 @@ def test_the_plot_stays_as_it_is_while_a_point_is_aimed_at(watched: Watched, tra
     other: Literal["light", "dark"] = (
         "light" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "dark"
     )
-    with page.expect_response(re.compile(f"theme={other}")):
-        page.emulate_media(color_scheme=other)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.emulate_media(color_scheme=other)
     page.mouse.down()
     page.mouse.up()
     expect(page.locator("#details h2")).to_have_text(re.compile(r"Point \d+"))
+    page.wait_for_timeout(500)
     assert title.evaluate("title => title.style.fill") == before
+    assert not any("/figure.json?" in url for url in asked)
     page.mouse.move(1, 1)
     expect(title).not_to_have_attribute("style", re.compile(re.escape(f"fill: {before}")))
 
