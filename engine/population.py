@@ -202,8 +202,13 @@ def _affine(layer: nn.Linear, parts: Iterator[Tensor], hidden: Tensor) -> Tensor
 
 
 def _sample_dims(loss: NetworkLoss) -> int:
-    X, _ = next(loss.samples(torch.zeros(1, dtype=torch.int64)))
+    X, _ = next(loss.samples(_first(1, loss)))
     return X.dim() - 1
+
+
+def _first(count: int, loss: NetworkLoss) -> Batch:
+    """The first sample, so many times."""
+    return torch.zeros(count, dtype=torch.int64, device=loss.device)
 
 
 def _vectorizes(loss: NetworkLoss) -> bool:
@@ -213,7 +218,7 @@ def _vectorizes(loss: NetworkLoss) -> bool:
         return False
     thetas, effort = loss.initial().repeat(2, 1), loss.effort
     try:
-        VectorizedNetwork(loss).value_and_grad(thetas, torch.zeros(2, dtype=torch.int64))
+        VectorizedNetwork(loss).value_and_grad(thetas, _first(2, loss))
     except RuntimeError:
         return False
     finally:

@@ -93,7 +93,7 @@ class Separable(Penalty):
     def _newton(self, theta: Tensor, radius: float, metric: Tensor, multiplier: Tensor) -> Tensor:
         """Where the tangent of the penalty's excess over `radius`, as a function of the multiplier, is zero."""
         step = multiplier * metric
-        left = self.prox(theta, step) if multiplier > 0 else theta
+        left = torch.where(multiplier > 0, self.prox(theta, step), theta)
         slope, size = self.subgradient(left), left.abs()
         steepness = metric * slope.square() / (1 + step * self._scalar.bend(size)).clamp_min(STEEPEST)
         excess = self.value(left) - radius
