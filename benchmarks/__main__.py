@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from benchmarks.contest import Outcome, Settings, contest
 from benchmarks.problems import BENCHMARKS, Benchmark, own
 from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
 from engine.data.download import data_folder
+from engine.errors import EngineError
+from engine.spec import check, shorthand
 
 USUAL_LIMIT = 1200.0
 
@@ -24,6 +27,8 @@ def main() -> None:
         return
     torch.set_num_threads(given.threads)
     settings, (problems, reasons) = _settings(given), _problems(given)
+    if wrong := _wrong(settings, problems):
+        raise SystemExit(wrong)
     _say(table.left_out(reasons))
     stem, outcomes = given.into / record.stamp(), dict[str, Outcome]()
     _save(stem, settings, [], reasons)
@@ -96,6 +101,20 @@ def _problems(given: argparse.Namespace) -> tuple[Mapping[str, Benchmark], Mappi
     missing = {name: file for name, benchmark in wanted.items() if (file := benchmark.missing(given.data_folder))}
     reasons = {name: f"there is no file {file}" for name, file in missing.items()}
     return {name: benchmark for name, benchmark in wanted.items() if name not in reasons}, reasons
+
+
+def _wrong(settings: Settings, problems: Mapping[str, Benchmark]) -> str:
+    """Why a method cannot be what it was asked for as; empty where all can."""
+    if shorthand(settings.refit).name != refitting.METHOD:
+        return f"--refit {settings.refit!r} is no {refitting.METHOD}, such as {refitting.SMOKE!r}"
+    for name, method in settings.ours.items():
+        for problem, benchmark in problems.items():
+            spec = benchmark.spec(settings.folder, settings.points, settings.first, settings.device)
+            try:
+                check(replace(spec, method=shorthand(method)), benchmark.uploads())
+            except EngineError as error:
+                return f"--ours {name}={method} on {problem}: {error}"
+    return ""
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 """``python -m benchmarks``: a table, a figure and JSON, and loud words about what did not run."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_a_network_of_ones_own_needs_its_data_and_no_problem(
     with pytest.raises(SystemExit):
         run(monkeypatch, *given)
     assert "give --network and --data together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--ours", "mine=nosuch"], "--ours mine=nosuch on iris: unknown method 'nosuch'; known: "),
+        (["--ours", "continuation:sweps=2"], "sweps"),
+        (["--refit", "pruning"], "--refit 'pruning' is no refit, such as 'refit:epochs=1'"),
+    ],
+)
+def test_methods_that_cannot_run_are_refused_before_anything_runs(
+    given: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        run(monkeypatch, "--problem", "iris", *given, "--into", str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_best_known_front_joins_traces_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
