@@ -20,6 +20,7 @@ TO_NUMBERS = {Tensor.__bool__, Tensor.__float__, Tensor.__int__, Tensor.__index_
 WAITING = {*TO_NUMBERS, Tensor.equal, torch.equal, Tensor.nonzero, torch.nonzero, torch.masked_select, Tensor.unique}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
 AT_HOME = {Tensor.numpy, Tensor.__array__}
+BETWEEN = {*INDEXING, Tensor.copy_}
 
 
 class Mixed(RuntimeError):
@@ -81,13 +82,12 @@ class _Placing(TorchFunctionMode):
 
     def _watch(self, func: Any, args: Sequence[Any], here: Sequence[Tensor]) -> None:
         """Refuse what a device refuses, and count what makes the processor wait."""
-        if func in AT_HOME or (func not in {*INDEXING, Tensor.copy_} and any(tensor.dim() for tensor in here)):
+        if func in AT_HOME or (here and func not in BETWEEN and any(tensor.dim() for tensor in here)):
             raise Mixed(f"{func} of tensors here, {[tuple(t.shape) for t in here]}, and on the device")
-        indices = list(_tensors(args[1:2])) if func in INDEXING else []
-        found_here = any(leaf.dim() and not isinstance(leaf, Away) for leaf in indices)
-        fetching = func in WAITING or (func is Tensor.copy_ and not isinstance(args[0], Away))
-        if fetching or found_here or any(leaf.dtype is torch.bool for leaf in indices):
+        if func in WAITING or (func is Tensor.copy_ and not isinstance(args[0], Away)):
             self._fetched[func.__name__] += 1
+        elif func in INDEXING:
+            self._fetched[func.__name__] += any(_waits(index) for index in _tensors(args[1:2]))
 
     def _brought(self, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
         """`Tensor.to`: the same tensor where nothing changes."""
@@ -101,6 +101,11 @@ class _Placing(TorchFunctionMode):
         with torch._C.DisableTorchFunctionSubclass():
             kept = None if ends_away else device
             return _there(tensor.as_subclass(Tensor).to(device=kept, dtype=dtype, copy=True), ends_away)
+
+
+def _waits(index: Tensor) -> bool:
+    """Whether looking it up makes the processor wait: for how many are chosen, or for its way to the device."""
+    return index.dtype is torch.bool or (index.dim() > 0 and not isinstance(index, Away))
 
 
 def _is_away(device: Any) -> bool:
