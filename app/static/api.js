@@ -27,6 +27,19 @@ export function tell(element, text) {
   element.hidden = !text;
 }
 
+const running = new Set();
+let isLeaving = false;
+
+// Nothing that `paced` runs begins from now on, and what has begun is over: it could ask for what is being deleted.
+export async function leave() {
+  isLeaving = true;
+  await Promise.allSettled(running);
+}
+
+export function stay() {
+  isLeaving = false;
+}
+
 // Runs `task` soon after it is asked for, however often; never twice at a time, and at rest twice as long as it took.
 export function paced(task, milliseconds) {
   let busy = false;
@@ -38,9 +51,18 @@ export function paced(task, milliseconds) {
     await new Promise((resolve) => setTimeout(resolve, rest));
     again = false;
     const start = performance.now();
-    await task();
+    if (!isLeaving) await noted(task());
     rest = Math.max(milliseconds, 2 * (performance.now() - start));
     busy = false;
     if (again) ask();
   };
+}
+
+async function noted(task) {
+  running.add(task);
+  try {
+    await task;
+  } finally {
+    running.delete(task);
+  }
 }

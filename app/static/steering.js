@@ -1,6 +1,6 @@
 // The buttons that pause, cancel, go on with and delete a job, or all jobs of a study.
 
-import { call, tell } from "./api.js";
+import { call, leave, stay, tell } from "./api.js";
 
 const by = (id) => document.getElementById(id);
 
@@ -21,10 +21,12 @@ export function steer(api, update) {
   }
 
   async function remove() {
+    await leave();
     try {
       await call("DELETE", api);
       location.href = "/";
     } catch (error) {
+      stay();
       refused(error.message);
     }
   }

@@ -7,10 +7,12 @@ from typing import Literal
 import httpx2
 import pytest
 import safetensors.numpy
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Request, Route, expect
 
 from tests.app.browser.conftest import PATIENCE, Watched, aim_at_point, click_point, fits
 from tests.app.conftest import TINY
+
+DARK = "matchMedia('(prefers-color-scheme: dark)').matches"
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -90,9 +92,7 @@ def test_the_plot_stays_as_it_is_while_a_point_is_aimed_at(watched: Watched, tra
     title = page.locator("#plot .xtitle")
     aim_at_point(page, 1)
     before = title.evaluate("title => title.style.fill")
-    other: Literal["light", "dark"] = (
-        "light" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "dark"
-    )
+    other: Literal["light", "dark"] = "light" if page.evaluate(DARK) else "dark"
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.emulate_media(color_scheme=other)
@@ -161,6 +161,26 @@ def test_a_running_job_is_cancelled_and_deleted(watched: Watched) -> None:
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
     expect(page.locator(f"#job-{job}")).to_have_count(0)
+
+
+def test_a_job_is_deleted_once_the_page_has_what_it_asked_for(watched: Watched) -> None:
+    with httpx2.Client(base_url=watched.address, timeout=60) as client:
+        job = client.post("/api/v1/jobs", json=TINY).raise_for_status().json()["id"]
+    page, held, deleted = watched.open(f"/jobs/{job}"), list[Route](), list[Request]()
+    expect(page.locator("#status")).to_have_attribute("data-state", "completed", timeout=PATIENCE)
+    page.wait_for_load_state("networkidle")
+    page.on("request", lambda request: deleted.append(request) if request.method == "DELETE" else None)
+    page.route("**/figure.json*", lambda route: held.append(route))
+    with page.expect_request("**/figure.json*"):
+        page.emulate_media(color_scheme="light" if page.evaluate(DARK) else "dark")
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.wait_for_timeout(300)
+    assert held
+    assert not deleted
+    held[0].continue_()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+    assert deleted
 
 
 def test_a_job_is_asked_for_more(watched: Watched) -> None:
