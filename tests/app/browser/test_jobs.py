@@ -32,7 +32,8 @@ def test_from_the_form_to_a_file(watched: Watched, tmp_path: Path) -> None:
     expect(rows.nth(2)).to_be_visible(timeout=PATIENCE)
     expect(page.locator("#status .badge")).to_have_text("completed", timeout=PATIENCE)
     front = page.request.get(f"{page.url}/figure.json").json()["data"][1]["x"]
-    expect(page.locator("#plot .scatterlayer .trace").nth(1).locator(".point")).to_have_count(len(front))
+    drawn = page.locator("#plot .scatterlayer .trace").nth(1).locator(".point")
+    expect(drawn).to_have_count(len(front), timeout=PATIENCE)
 
     click_point(page, 1)
     expect(page.locator("#details h2")).to_have_text(re.compile(r"Point \d+"))
