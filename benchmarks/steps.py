@@ -25,6 +25,7 @@ from engine.correctors.adaptive import BATCH_SHARE, LARGEST_BATCH
 from engine.correctors.base import batch_size, mini_batches
 from engine.criteria import Criterion
 from engine.losses import Batch, NetworkLoss
+from engine.pixels import by_pixels, reads_by_pixels
 from engine.problem import Problem, State
 from engine.spec import JobSpec, build, shorthand
 
@@ -45,12 +46,13 @@ class Plain:
     y: Tensor
     optimiser: torch.optim.Optimizer
 
-    def train(self, batches: Sequence[Batch], stepping: bool) -> None:
-        """Forward and backward on every batch, each followed by a step if `stepping`."""
+    def train(self, batches: Sequence[Batch], stepping: bool, laid: Callable[[Tensor], Tensor]) -> None:
+        """Forward and backward on every batch, its images as they are `laid`, each followed by a step if `stepping`."""
         self.module.train()
         for batch in batches:
             self.optimiser.zero_grad()
-            loss = self.criterion(self.module(self.X.index_select(0, batch)), self.y.index_select(0, batch))
+            inputs = laid(self.X.index_select(0, batch))
+            loss = self.criterion(self.module(inputs), self.y.index_select(0, batch))
             torch.autograd.backward(loss)
             if stepping:
                 self.optimiser.step()
@@ -77,6 +79,7 @@ class Bench:
         X, y = torch.from_numpy(data.X_train), torch.from_numpy(data.y_train)
         adam = torch.optim.Adam(module.parameters(), lr=RATE, fused=True)
         self._plain = Plain(module, loss.criterion, X, y, adam)
+        self._images = reads_by_pixels(module.eval(), X[:2])
         self.batch = batch or batch_size(loss, BATCH_SHARE, LARGEST_BATCH)
         self._steps = steps
         theta = loss.initial()
@@ -89,6 +92,7 @@ class Bench:
         return {
             "forward and backward": lambda seed: self._train(seed, False),
             "fused Adam": lambda seed: self._train(seed, True),
+            **({"fused Adam, by pixels": self._by_pixels} if self._images else {}),
             "corrector, strength held": lambda seed: self._correct(seed, "strength"),
             "corrector, penalty held": lambda seed: self._correct(seed, "penalty"),
         }
@@ -100,10 +104,14 @@ class Bench:
     def _batches(self, seed: int) -> list[Batch]:
         return list(mini_batches(self.problem.loss, seed, self.batch, None, self._steps))
 
-    def _train(self, seed: int, stepping: bool) -> int:
+    def _train(self, seed: int, stepping: bool, laid: Callable[[Tensor], Tensor] = Tensor.detach) -> int:
         batches = self._batches(seed)
-        self._plain.train(batches, stepping)
+        self._plain.train(batches, stepping, laid)
         return len(batches)
+
+    def _by_pixels(self, seed: int) -> int:
+        """Plain training on images that lie as the corrector has them."""
+        return self._train(seed, True, by_pixels)
 
     def _correct(self, seed: int, held: Held) -> int:
         AdaptiveProximal(held, None, self.batch, Pace(RATE), steps=self._steps).correct(self.problem, self._guess, seed)

@@ -21,6 +21,7 @@ from engine.differentiation import dense_layers, differentiation
 from engine.front import Array
 from engine.layout import Block, layout
 from engine.multiply_adds import reuse
+from engine.pixels import by_pixels, reads_by_pixels
 from engine.shrinking import Parts, Shrinking, Units
 from engine.threads import threads_for
 
@@ -34,7 +35,7 @@ NATS_PER_BIT = math.log(2)
 FORWARD = 1 / 3
 OF_THE_DATA = (
     *("criterion", "n_samples", "n_places", "reuse", "convex"),
-    *("_device", "_splits", "_X", "_y", "_language"),
+    *("_device", "_splits", "_X", "_y", "_language", "_by_pixels"),
 )
 
 
@@ -312,6 +313,7 @@ class NetworkLoss(Loss):
         self.n_places = math.prod(dataset.output_shape[:-1])
         dense = dense_layers(module.to(self._device), flat=self._X.dim() == 2)
         self.reuse = 1.0 if dense else reuse(module.eval(), self._to_device(self._X[:2]))
+        self._by_pixels = reads_by_pixels(module.eval(), self._X[:2])
         self.convex = _is_linear(module)
         self._take_over(module)
 
@@ -534,15 +536,19 @@ class NetworkLoss(Loss):
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if self._resident:
-            return _taken(self._X, batch), _taken(self._y, batch)
+            return self._laid(_taken(self._X, batch)), _taken(self._y, batch)
         index = batch.to(self._X.device)
         return self._to_device(_taken(self._X, index)), self._to_device(_taken(self._y, index))
+
+    def _laid(self, inputs: Tensor) -> Tensor:
+        """As the network reads them fastest."""
+        return by_pixels(inputs) if self._by_pixels and inputs.dim() == 4 else inputs
 
     def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Parts of about one size, each small enough for what a layer makes of it to stay in the processor's cache."""
         n_chunks = max(1, math.ceil(len(X) / self._at_once))
         for inputs, targets in zip(X.tensor_split(n_chunks), y.tensor_split(n_chunks), strict=True):
-            yield self._to_device(inputs), self._to_device(targets)
+            yield self._laid(self._to_device(inputs)), self._to_device(targets)
 
     def _fitting(self) -> int:
         """Samples that are evaluated at once."""
