@@ -25,7 +25,7 @@ from engine.correctors.adaptive import BATCH_SHARE, LARGEST_BATCH
 from engine.correctors.base import batch_size, mini_batches
 from engine.criteria import Criterion
 from engine.losses import Batch, NetworkLoss
-from engine.pixels import by_pixels, reads_by_pixels
+from engine.pixels import by_pixels, reading
 from engine.problem import Problem, State
 from engine.spec import JobSpec, build, shorthand
 
@@ -79,7 +79,7 @@ class Bench:
         X, y = torch.from_numpy(data.X_train), torch.from_numpy(data.y_train)
         adam = torch.optim.Adam(module.parameters(), lr=RATE, fused=True)
         self._plain = Plain(module, loss.criterion, X, y, adam)
-        self._images = reads_by_pixels(module.eval(), X[:2])
+        self._images = X.dim() == 4 and reading(module.eval(), X[:2]) is not module
         self.batch = batch or batch_size(loss, BATCH_SHARE, LARGEST_BATCH)
         self._steps = steps
         theta = loss.initial()

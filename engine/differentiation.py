@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from engine.criteria import Criterion
 from engine.networks import ACTIVATIONS
+from engine.pixels import Read
 
 ELEMENTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
 FORTH: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
@@ -55,10 +56,12 @@ class Recorded(Differentiation):
     ----------
     network : nn.Module
     criterion : Criterion
+    read : callable, optional
+        What the network is evaluated by, if not by itself.
     """
 
-    def __init__(self, network: nn.Module, criterion: Criterion) -> None:
-        self._network, self._criterion = network, criterion
+    def __init__(self, network: nn.Module, criterion: Criterion, read: Read | None = None) -> None:
+        self._read, self._criterion = read or network, criterion
         self._gradients = [_gradient(parameter) for parameter in network.parameters()]
 
     @property
@@ -66,7 +69,7 @@ class Recorded(Differentiation):
         return True
 
     def value(self, X: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        outputs = self._network(X)
+        outputs = self._read(X)
         return self._criterion(outputs, y) * share, outputs
 
     def gradient_(self, X: Tensor, y: Tensor, share: float = 1.0, added: bool = False) -> tuple[Tensor, Tensor]:
@@ -185,15 +188,17 @@ class DenseChain(Differentiation):
                 slope = self._layers[depth].back_(values[depth + 1], slope)
 
 
-def differentiation(network: nn.Module, criterion: Criterion, flat: bool) -> Differentiation:
+def differentiation(network: nn.Module, criterion: Criterion, flat: bool, read: Read | None = None) -> Differentiation:
     """The fastest way that works for this network.
 
     Parameters
     ----------
     flat : bool
         Whether samples are vectors already.
+    read : callable, optional
+        What the network is evaluated by where its evaluation is recorded, if not by itself.
     """
-    recorded, layers = Recorded(network, criterion), dense_layers(network, flat)
+    recorded, layers = Recorded(network, criterion, read), dense_layers(network, flat)
     known = all(type(layer) is nn.Linear or type(layer) in FORTH for layer in layers)
     return DenseChain(layers, recorded, criterion) if layers and known else recorded
 

@@ -21,7 +21,7 @@ from engine.differentiation import dense_layers, differentiation
 from engine.front import Array
 from engine.layout import Block, layout
 from engine.multiply_adds import reuse
-from engine.pixels import by_pixels, reads_by_pixels
+from engine.pixels import reading
 from engine.shrinking import Parts, Shrinking, Units
 from engine.threads import threads_for
 
@@ -35,7 +35,7 @@ NATS_PER_BIT = math.log(2)
 FORWARD = 1 / 3
 OF_THE_DATA = (
     *("criterion", "n_samples", "n_places", "reuse", "convex"),
-    *("_device", "_splits", "_X", "_y", "_language", "_by_pixels"),
+    *("_device", "_splits", "_X", "_y", "_language"),
 )
 
 
@@ -313,17 +313,17 @@ class NetworkLoss(Loss):
         self.n_places = math.prod(dataset.output_shape[:-1])
         dense = dense_layers(module.to(self._device), flat=self._X.dim() == 2)
         self.reuse = 1.0 if dense else reuse(module.eval(), self._to_device(self._X[:2]))
-        self._by_pixels = reads_by_pixels(module.eval(), self._X[:2])
         self.convex = _is_linear(module)
         self._take_over(module)
 
     def _take_over(self, module: nn.Module) -> None:
         self.module, self.layout = module, layout(module)
+        self._read = reading(module.eval(), self._to_device(self._X[:2]))
         self._theta, self._grad = _flatten(list(module.train().parameters()))
         self._start = self._theta.to("cpu", copy=True)
         self._resident = self._X.device == self._theta.device
         self._seen: _Tally | None = None
-        self._way = differentiation(module, self.criterion, self._X.dim() == 2)
+        self._way = differentiation(module, self.criterion, self._X.dim() == 2, self._read)
         self._at_once = self._fitting()
         n_layers = sum(len(block.shape) > 1 for block in self.layout)
         self.of_layer = self.n_params * self.reuse * self.n_places / max(n_layers, 1)
@@ -478,7 +478,7 @@ class NetworkLoss(Loss):
         self.module.train()
         with self._threads(self.n_samples), torch.no_grad():
             for X, _ in self._chunks(self._X, self._y):
-                self.module(X)
+                self._read(X)
         self.effort += FORWARD
 
     def _put(self, theta: Tensor) -> Tensor:
@@ -536,19 +536,15 @@ class NetworkLoss(Loss):
 
     def _fetch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if self._resident:
-            return self._laid(_taken(self._X, batch)), _taken(self._y, batch)
+            return _taken(self._X, batch), _taken(self._y, batch)
         index = batch.to(self._X.device)
         return self._to_device(_taken(self._X, index)), self._to_device(_taken(self._y, index))
-
-    def _laid(self, inputs: Tensor) -> Tensor:
-        """As the network reads them fastest."""
-        return by_pixels(inputs) if self._by_pixels and inputs.dim() == 4 else inputs
 
     def _chunks(self, X: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Parts of about one size, each small enough for what a layer makes of it to stay in the processor's cache."""
         n_chunks = max(1, math.ceil(len(X) / self._at_once))
         for inputs, targets in zip(X.tensor_split(n_chunks), y.tensor_split(n_chunks), strict=True):
-            yield self._laid(self._to_device(inputs)), self._to_device(targets)
+            yield self._to_device(inputs), self._to_device(targets)
 
     def _fitting(self) -> int:
         """Samples that are evaluated at once."""

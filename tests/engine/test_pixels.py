@@ -13,7 +13,7 @@ from engine.criteria import CrossEntropy
 from engine.data import Dataset
 from engine.losses import NetworkLoss
 from engine.networks import cifar_cnn, lenet5, mlp, resnet20
-from engine.pixels import by_pixels, reads_by_pixels
+from engine.pixels import ByPixels, by_pixels, reading
 from tests.engine import problems
 
 
@@ -37,10 +37,9 @@ class Striding(Viewing):
         return self.output(maps.as_strided((len(maps), 64), (64, 1)))  # type: ignore[no-any-return]
 
 
-def coloured(n: int = 40, side: int = 6, channels: int = 3) -> Dataset:
+def coloured(shape: tuple[int, ...] = (3, 6, 6)) -> Dataset:
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(n, channels, side, side)).astype(np.float32)
-    return problems.dataset(X, rng.permutation(np.arange(n) % 10))
+    return problems.dataset(rng.normal(size=(40, *shape)).astype(np.float32), rng.permutation(np.arange(40) % 10))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -54,7 +53,8 @@ def test_images_are_the_same_with_channels_side_by_side(channels: int) -> None:
 @pytest.mark.parametrize(("make", "reads"), [(lenet5, True), (cifar_cnn, True), (resnet20, True), (mlp, False)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_networks_with_convolutions_read_by_pixels(make: Callable[..., nn.Module], reads: bool, channels: int) -> None:
-    assert reads_by_pixels(make((channels, 16, 16), 10).eval(), torch.randn(2, channels, 16, 16)) is reads
+    network = make((channels, 16, 16), 10).eval()
+    assert isinstance(reading(network, torch.randn(2, channels, 16, 16)), ByPixels) is reads
 
 
 @pytest.mark.parametrize("network", [Viewing, Striding])
@@ -68,8 +68,19 @@ def test_a_network_that_cannot_do_with_them_gets_images_as_they_are(network: typ
     assert grad.any()
 
 
-def test_samples_without_channels_stay_as_they_are() -> None:
-    assert not reads_by_pixels(lenet5((16, 16), 10).eval(), torch.randn(2, 16, 16))
+@pytest.mark.parametrize(("make", "reads"), [(lenet5, True), (cifar_cnn, True), (resnet20, True), (mlp, False)])
+def test_images_without_channels_are_laid_behind_the_layer_that_gives_them_one(
+    make: Callable[..., nn.Module], reads: bool
+) -> None:
+    network, images = make((16, 16), 10).eval(), torch.randn(2, 16, 16)
+    found = reading(network, images)
+    assert isinstance(found, ByPixels) is reads
+    torch.testing.assert_close(found(images), network(images))
+
+
+def test_only_layers_in_a_row_are_entered() -> None:
+    network = nn.Sequential(nn.Identity(), lenet5((16, 16), 10)).eval()
+    assert reading(network, torch.randn(2, 16, 16)) is network
 
 
 def shown(loss: NetworkLoss) -> list[tuple[int, ...]]:
@@ -80,10 +91,11 @@ def shown(loss: NetworkLoss) -> list[tuple[int, ...]]:
     return seen
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 16, 16), (16, 16)])
 @pytest.mark.parametrize("batch", [None, torch.arange(10)])
-def test_losses_and_gradients_are_those_of_images_as_they_come(batch: Tensor | None) -> None:
+def test_losses_and_gradients_are_those_of_images_as_they_come(shape: tuple[int, ...], batch: Tensor | None) -> None:
     torch.manual_seed(0)
-    data, plain = coloured(side=16), cifar_cnn((3, 16, 16), 10)
+    data, plain = coloured(shape), cifar_cnn(shape, 10)
     loss = NetworkLoss(deepcopy(plain), data, CrossEntropy())
     seen = shown(loss)
     value, grad = loss.value_and_grad(loss.initial(), batch)
@@ -92,20 +104,29 @@ def test_losses_and_gradients_are_those_of_images_as_they_come(batch: Tensor | N
     expected = nn.functional.cross_entropy(plain(X), y)
     expected.backward()  # type: ignore[no-untyped-call]
     slopes = torch.cat([parameter.grad.reshape(-1) for parameter in plain.parameters() if parameter.grad is not None])
-    assert seen == [(768, 1, 48, 3)]
+    channels = shape[0] if len(shape) == 3 else 1
+    assert seen == [(256 * channels, 1, 16 * channels, channels)]
     torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad, slopes, rtol=1e-4, atol=1e-6)
 
 
-def test_metrics_and_hessians_read_by_pixels_too() -> None:
+def test_metrics_are_found_by_pixels_too() -> None:
     torch.manual_seed(0)
-    data = coloured(side=12)
-    loss = NetworkLoss(
-        cifar_cnn((3, 12, 12), 10), replace(data, X_test=data.X_train, y_test=data.y_train), CrossEntropy()
-    )
+    data = coloured((3, 12, 12))
+    tested = replace(data, X_test=data.X_train, y_test=data.y_train)
+    loss = NetworkLoss(cifar_cnn((3, 12, 12), 10), tested, CrossEntropy())
     theta, seen = loss.initial(), shown(loss)
     metrics = loss.metrics(theta)
-    product = loss.hvp(theta, torch.arange(50))(torch.ones(50))
     assert set(seen) == {(432, 1, 36, 3)}
     assert metrics["test_loss"] == pytest.approx(float(loss.value(theta)), rel=1e-6)
-    assert product.shape == (50,)
+
+
+def test_batch_norm_counts_what_it_sees_by_pixels() -> None:
+    torch.manual_seed(0)
+    plain, data = resnet20((3, 16, 16), 10), coloured((3, 16, 16))
+    loss = NetworkLoss(deepcopy(plain), data, CrossEntropy())
+    seen = shown(loss)
+    loss.calibrate(loss.initial())
+    maps = plain[:2](torch.from_numpy(data.X_train))
+    assert set(seen) == {(768, 1, 48, 3)}
+    torch.testing.assert_close(loss.buffers["norm.running_mean"], maps.mean((0, 2, 3)).detach())
