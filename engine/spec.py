@@ -351,6 +351,8 @@ def _check_fit(spec: JobSpec, module: nn.Module, dataset: Dataset, n_outputs: in
         raise InvalidSpec(
             f"network {spec.network.name!r} does not take data {dataset.name!r} of shape {shape}: {error}"
         ) from error
+    if not isinstance(answer, torch.Tensor):
+        raise InvalidSpec(f"network {spec.network.name!r} answers with a {type(answer).__name__}, not with a tensor")
     if tuple(answer.shape) != (len(samples), *dataset.output_shape[:-1], n_outputs):
         each = f" for each of {dataset.input_shape[0]} characters" if dataset.task == "language" else ""
         raise InvalidSpec(

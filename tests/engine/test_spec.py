@@ -1,5 +1,6 @@
 """From plain values to problems and back; what cannot work is refused by name."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -102,6 +103,24 @@ def test_what_cannot_work_is_named_with_what_can(changes: dict[str, object], wor
 def test_a_network_that_answers_with_the_wrong_shape_is_refused() -> None:
     with pytest.raises(InvalidSpec, match=r"needs 10 outputs"):
         check(spec(network=Part("tests.engine.test_spec:two_outputs")), {})
+
+
+def test_a_network_that_answers_with_no_tensor_is_refused() -> None:
+    network = Part("tests.engine.test_spec:two_answers")
+    with pytest.raises(InvalidSpec, match="two_answers' answers with a tuple, not with a tensor"):
+        check(spec(network=network), {})
+
+
+class Twice(torch.nn.Linear):
+    """Answers, and repeats its answer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer = super().forward(x.flatten(1))
+        return answer, answer  # type: ignore[return-value]
+
+
+def two_answers(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module:
+    return Twice(math.prod(input_shape), n_outputs)
 
 
 def one_answer(input_shape: tuple[int, ...], n_outputs: int) -> torch.nn.Module:
