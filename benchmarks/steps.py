@@ -104,7 +104,7 @@ class Bench:
     def _batches(self, seed: int) -> list[Batch]:
         return list(mini_batches(self.problem.loss, seed, self.batch, None, self._steps))
 
-    def _train(self, seed: int, stepping: bool, laid: Callable[[Tensor], Tensor] = Tensor.detach) -> int:
+    def _train(self, seed: int, stepping: bool, laid: Callable[[Tensor], Tensor] = Tensor.contiguous) -> int:
         batches = self._batches(seed)
         self._plain.train(batches, stepping, laid)
         return len(batches)

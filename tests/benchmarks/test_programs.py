@@ -1,5 +1,7 @@
 """The programs beside the contest: all ways do the same work, and growth is fitted as it is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,14 @@ def test_all_ways_take_the_same_number_of_steps_on_the_same_batches() -> None:
     assert len(set(steps.values())) == 1
     per_way = steps["fused Adam"] / round(bench.problem.loss.n_samples / bench.batch)
     assert bench.problem.loss.effort - before == pytest.approx(2 * per_way, rel=0.15)
+
+
+def test_plain_training_is_timed_on_images_by_pixels_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "images.npz", X=rng.normal(size=(60, 3, 12, 12)).astype(np.float32), y=np.arange(60) % 3)
+    bench = Bench(JobSpec(shorthand("cifar_cnn"), shorthand(str(tmp_path / "images.npz")), device="cpu"), 1)
+    assert "fused Adam, by pixels" in bench.ways
+    assert len({take(0) for take in bench.ways.values()}) == 1
 
 
 def test_every_round_has_its_times() -> None:
