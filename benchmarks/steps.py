@@ -152,8 +152,9 @@ def _resident(which: str) -> int:
 
 def _fresh(given: argparse.Namespace, way: str) -> float:
     """`copies`, measured in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.steps", "--network", given.network, "--data", given.data]
-    done = subprocess.run([*command, "--memory-of", way], check=True, capture_output=True, text=True)
+    of = ["--network", given.network, "--data", given.data, "--penalty", given.penalty, "--memory-of", way]
+    command = [sys.executable, "-m", "benchmarks.steps", *of]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
@@ -161,12 +162,14 @@ def main() -> None:
     """Print and store the cost of every way: CPU seconds per step, or with --memory copies of the weights."""
     given = _arguments()
     torch.set_num_threads(1)
-    spec = JobSpec(shorthand(given.network), shorthand(given.data), device="cpu")
+    penalty = shorthand(given.penalty)
+    spec = JobSpec(shorthand(given.network), shorthand(given.data), penalty=penalty, device="cpu")
     if given.memory_of:
         print(copies(Bench(spec, FEW_STEPS), given.memory_of))
         return
     bench = Bench(spec, given.steps)
-    about = {"network": given.network, "data": Path(given.data).name, "n_params": bench.problem.loss.n_params}
+    of = {"network": given.network, "data": Path(given.data).name, "penalty": given.penalty}
+    about = {**of, "n_params": bench.problem.loss.n_params}
     print(", ".join(map(str, about.values())), "weights, batches of", bench.batch)
     found = _memory(given, bench) if given.memory else _times(bench, given.rounds)
     record.store("steps", {**about, "batch": bench.batch, **found})
@@ -176,6 +179,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=main.__doc__)
     parser.add_argument("--network", default="mlp:32")
     parser.add_argument("--data", default="digits")
+    parser.add_argument("--penalty", default="l1")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--memory", action="store_true")

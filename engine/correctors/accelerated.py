@@ -1,13 +1,16 @@
 """Accelerated proximal steps on mini-batches: the work horse far from and along the front."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, final
 
+import torch
 from torch import Tensor
 
 from engine.correctors.base import Correction, Corrector, Hold, batch_size, fell, hold, mini_batches
 from engine.losses import Batch, Loss
+from engine.penalties.base import Penalty
 from engine.problem import Problem, State
 
 FIRST_STEP = 0.1
@@ -18,19 +21,19 @@ STEPS_PER_LOOK = 9
 
 @dataclass
 class _Run:
-    """The running state: the last iterate, the point extrapolated from it, and the longest safe step."""
+    """The running state: the last iterate, the point extrapolated from it, the longest safe step and its age, 0-d."""
 
     theta: Tensor
     ahead: Tensor
-    longest: float
-    age: int = 0
+    longest: Tensor
+    age: Tensor
 
     def move(self, new: Tensor) -> None:
         """Accept `new` and extrapolate, starting over where momentum points uphill."""
         uphill = (self.ahead - new) @ (new - self.theta) > 0
-        self.age = 0 if bool(uphill) else self.age
-        self.ahead = new + self.age / (self.age + 3) * (new - self.theta)
-        self.theta, self.age = new, self.age + 1
+        age = torch.where(uphill, 0.0, self.age)
+        self.ahead = new + age / (age + 3) * (new - self.theta)
+        self.theta, self.age = new, age + 1
 
 
 @final
@@ -70,31 +73,40 @@ class Accelerated(Corrector):
         problem.loss.load_buffers(guess.buffers)
         keep = hold(self._held, guess)
         theta = keep(problem.penalty, guess.theta, 1.0) if self._held == "penalty" else guess.theta
-        run = _Run(theta, theta, guess.step or FIRST_STEP)
+        run = _Run(theta, theta, torch.full_like(theta[0], guess.step or FIRST_STEP), torch.zeros_like(theta[0]))
         size = self._batch or batch_size(problem.loss, BATCH_SHARE, LARGEST_BATCH)
-        losses = []
-        for i, batch in enumerate(mini_batches(problem.loss, seed, size, self._epochs, self._steps)):
-            losses.append(self._step(problem, keep, run, batch, i % STEPS_PER_LOOK == 0))
+        losses, batches = list[Tensor](), tuple(mini_batches(problem.loss, seed, size, self._epochs, self._steps))
+        for i, batch in enumerate(batches):
+            kept = partial(self._kept, problem.penalty, keep, i == len(batches) - 1)
+            losses.append(self._step(problem, kept, run, batch, i % STEPS_PER_LOOK == 0))
         problem.loss.calibrate(run.theta)
-        state = replace(guess, theta=run.theta, buffers=problem.loss.buffers, step=run.longest)
+        state = replace(guess, theta=run.theta, buffers=problem.loss.buffers, step=float(run.longest))
         return Correction(state, fell=fell(losses))
 
-    def _step(self, problem: Problem, keep: Hold, run: _Run, batch: Batch, look: bool) -> Tensor:
+    def _kept(self, penalty: Penalty, keep: Hold, exactly: bool, theta: Tensor, step: Tensor) -> Tensor:
+        """`theta` brought back after a step of a size, 0-d; held strengths have closed forms for sizes that are one."""
+        if self._held == "strength":
+            return keep(penalty, theta, step)
+        keep.restore_(penalty, theta, step.expand_as(theta).clone(), exactly)
+        return theta
+
+    def _step(
+        self, problem: Problem, kept: Callable[[Tensor, Tensor], Tensor], run: _Run, batch: Batch, look: bool
+    ) -> Tensor:
         """Move on; the mini-batch's loss."""
         value, grad = problem.loss.value_and_grad(run.ahead, batch)
         step = self._rate * run.longest
-        new = keep(problem.penalty, run.ahead - step * grad, step)
+        new = kept(run.ahead - step * grad, step)
         if look:
             run.longest = _longest(problem.loss, batch, run, new, grad)
         run.move(new)
         return value
 
 
-def _longest(loss: Loss, batch: Batch, run: _Run, new: Tensor, grad: Tensor) -> float:
+def _longest(loss: Loss, batch: Batch, run: _Run, new: Tensor, grad: Tensor) -> Tensor:
     """The inverse of the curvature that one step met; it falls at once and rises slowly."""
     _, ahead = loss.value_and_grad(new, batch)
-    moved, turned = float((new - run.ahead).norm()), float((ahead - grad).norm())
-    if not moved > 0 or not turned > 0:
-        return run.longest
+    moved, turned = (new - run.ahead).norm(), (ahead - grad).norm()
     met = moved / turned
-    return met if met < run.longest else min(math.sqrt(met * run.longest), GROWTH * run.longest)
+    rising = torch.minimum((met * run.longest).sqrt(), GROWTH * run.longest)
+    return torch.where((moved > 0) & (turned > 0), torch.where(met < run.longest, met, rising), run.longest)

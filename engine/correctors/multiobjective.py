@@ -11,11 +11,13 @@ from engine.correctors.base import Correction, Corrector, longest_step, mini_bat
 from engine.losses import Batch
 from engine.penalties import L1, Penalty
 from engine.problem import Problem, State
+from engine.waiting import waits
 
 Solver = Literal["exact", "bisection"]
 
 OFFICIAL_BISECTIONS = 10
 FULL_BISECTIONS = 60
+TINY = 1e-300
 
 
 @final
@@ -79,12 +81,13 @@ class MultiobjectiveProximalGradient(Corrector):
         yield from mini_batches(problem.loss, seed, self._batch, self._epochs, self._steps)
 
     def _descend(self, problem: Problem, theta: Tensor, step: float, seed: int) -> Tensor:
-        ahead, age = theta, 0
+        ahead, age = theta, torch.zeros_like(theta[0])
         for batch in self._batches(problem, seed):
             _, grad = problem.loss.value_and_grad(ahead, batch)
-            new, _ = common_descent(problem.penalty, ahead, grad, step, self._solver)
-            age = age + 1 if self._accelerated and not _uphill(problem.penalty, theta, ahead, new) else 0
-            ahead = new + max(age - 1, 0) / (age + 2) * (new - theta)
+            new, _ = _descent(problem.penalty, ahead, grad, step, self._solver)
+            if self._accelerated:
+                age = torch.where(_uphill(problem.penalty, theta, ahead, new), 0.0, age + 1)
+            ahead = new + (age - 1).clamp_min(0) / (age + 2) * (new - theta)
             theta = new
         return theta
 
@@ -118,63 +121,85 @@ def common_descent(
     Amakor, Sonntag, Peitz, Machine Learning with Applications 19, 2025, Algorithm 1 (dual problem and bisection).
     """
 
-    def move(alpha: float) -> Tensor:
+    y, alpha = _descent(penalty, theta, grad, step, solver)
+    return y, float(alpha)
+
+
+def _descent(penalty: Penalty, theta: Tensor, grad: Tensor, step: float, solver: Solver) -> tuple[Tensor, Tensor]:
+    """`common_descent` with a weight, 0-d, that nobody has to wait for."""
+
+    def move(alpha: Tensor) -> Tensor:
         return penalty.prox(theta - step * alpha * grad, step * (1 - alpha))
 
     before = penalty.value(theta)
 
-    def slope(alpha: float) -> float:
+    def slope(alpha: Tensor) -> Tensor:
         y = move(alpha)
-        return float(grad @ (y - theta) - (penalty.value(y) - before))
+        return grad @ (y - theta) - (penalty.value(y) - before)
 
     alpha = _best_weight(penalty, theta, grad, step, solver, slope)
     return move(alpha), alpha
 
 
 def _best_weight(
-    penalty: Penalty, theta: Tensor, grad: Tensor, step: float, solver: Solver, slope: Callable[[float], float]
-) -> float:
+    penalty: Penalty, theta: Tensor, grad: Tensor, step: float, solver: Solver, slope: Callable[[Tensor], Tensor]
+) -> Tensor:
+    half = torch.full((), 0.5, dtype=torch.float64, device=theta.device)
     if solver == "bisection":
-        return _bisect(slope, OFFICIAL_BISECTIONS)
+        return _bisect(slope, half, OFFICIAL_BISECTIONS)
     if isinstance(penalty, L1):
-        return _between_breakpoints(_breakpoints(penalty, theta, grad, step), slope)
-    return _bisect(slope, FULL_BISECTIONS)
+        return _zero(penalty, theta, grad, step, slope(torch.zeros_like(half)).double())
+    return _bisect(slope, half, FULL_BISECTIONS)
 
 
-def _bisect(slope: Callable[[float], float], steps: int) -> float:
+def _bisect(slope: Callable[[Tensor], Tensor], alpha: Tensor, steps: int) -> Tensor:
     """The authors' schedule: start at one half, then add or subtract 2^-(j+2)."""
-    alpha = 0.5
     for j in range(steps):
-        alpha += 2.0 ** -(j + 2) if slope(alpha) > 0 else -(2.0 ** -(j + 2))
+        alpha = alpha + torch.where(slope(alpha) > 0, 2.0 ** -(j + 2), -(2.0 ** -(j + 2)))
     return alpha
 
 
-def _breakpoints(penalty: L1, theta: Tensor, grad: Tensor, step: float) -> list[float]:
-    """Weights in (0, 1) where an entry of the step becomes zero or stops being zero, sorted, with both ends."""
+def _zero(penalty: L1, theta: Tensor, grad: Tensor, step: float, at_zero: Tensor) -> Tensor:
+    """The weight in [0, 1] where the slope is zero, which is piecewise linear and falls from `at_zero`, 0-d.
+
+    With a sign s, an entry of the step that is not zero adds ``-h (g - s)^2`` to the slope's derivative; whether it is
+    not zero changes at one weight, which may lie in (0, 1). So cumulative sums give all derivatives and slopes.
+    """
     inside = penalty.penalised.to(theta.device)
-    theta, grad = theta[inside].double(), grad[inside].double()
-    leaving = (theta - step) / (step * (grad - 1))
-    entering = (theta + step) / (step * (grad + 1))
-    points = torch.cat([leaving, entering])
-    points = points[(points > 0) & (points < 1)].sort().values
-    return [0.0, *points.tolist(), 1.0]
+    points, turns, first = zip(*(_side(theta, grad, step, sign, inside) for sign in (1, -1)), strict=True)
+    free = torch.where(inside, 0.0, grad).square().sum()
+    order = torch.cat(points).double().sort()
+    at = torch.cat([order.values, order.values.new_ones(1)])
+    begin = (first[0] + first[1] + free).neg().double().view(1)
+    derivatives = step * torch.cat([begin, torch.cat(turns).double()[order.indices]]).cumsum(0)
+    slopes = at_zero + (derivatives * at.diff(prepend=at.new_zeros(1))).cumsum(0)
+    following = (slopes > 0).sum().clamp_max(len(at) - 1).view(1)
+    beyond = slopes[following] / derivatives[following].clamp_max(-TINY)
+    return torch.where(at_zero > 0, (at[following] - beyond).clamp(0, 1).sum(), 0.0)
 
 
-def _between_breakpoints(points: list[float], slope: Callable[[float], float]) -> float:
-    """The zero of the nonincreasing, piecewise linear `slope`."""
-    low, high = 0, len(points) - 1
-    if (at_low := slope(0.0)) <= 0:
-        return 0.0
-    if (at_high := slope(1.0)) >= 0:
-        return 1.0
-    while high - low > 1:
-        middle = (low + high) // 2
-        value = slope(points[middle])
-        low, high, at_low, at_high = (middle, high, value, at_high) if value > 0 else (low, middle, at_low, value)
-    share = at_low / (at_low - at_high) if at_low > at_high else 0.5
-    return points[low] + share * (points[high] - points[low])
+def _side(theta: Tensor, grad: Tensor, step: float, sign: int, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What entries of one sign add to the derivative of the slope, in units of the step size.
+
+    Returns
+    -------
+    points, turns : Tensor, shape (n,)
+        Weights in (0, 1) at which an entry comes or goes, and by how much the derivative turns there; where the
+        processor would wait to learn how many they are, all others are there too, with the weight 1 and no turn.
+    begin : Tensor, 0-d
+        What there is at weight 0, without its sign.
+    """
+    against = grad - sign
+    point = (theta - sign * step) / (step * against)
+    among = (point > 0) & (point < 1) & inside
+    begin = torch.where(inside & (sign * theta > step), against, 0.0).square().sum()
+    if waits(point):
+        point, against = torch.where(among, point, 1.0), torch.where(among, against, 0.0)
+    else:
+        point, against = point[among], against[among]
+    return point, sign * against * against.abs(), begin
 
 
-def _uphill(penalty: Penalty, theta: Tensor, ahead: Tensor, new: Tensor) -> bool:
+def _uphill(penalty: Penalty, theta: Tensor, ahead: Tensor, new: Tensor) -> Tensor:
     """Whether momentum fights the step, or the step from the extrapolated point raised the penalty."""
-    return bool((ahead - new) @ (new - theta) > 0) or bool(penalty.value(new) > penalty.value(theta))
+    return ((ahead - new) @ (new - theta) > 0) | (penalty.value(new) > penalty.value(theta))

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from engine.penalties.base import Penalty
+from engine.penalties.group_mcp import GroupMCP
 from engine.penalties.l1 import L1
 from engine.penalties.linf import GroupLinf
-from engine.penalties.norms import GroupL2, GroupMCP, SparseGroup
+from engine.penalties.norms import GroupL2
 from engine.penalties.separable import Separable, log_sum, mcp, scad
+from engine.penalties.sparse_group import SparseGroup
 from engine.registry import extend
 
 PENALTIES: dict[str, Callable[..., Penalty]] = {

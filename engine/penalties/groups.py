@@ -48,6 +48,14 @@ class Panel:
         before, along, after = self.shape
         return values[self.start : self.start + before * along * after].view(self.shape)
 
+    def across(self, per_group: Tensor) -> Tensor:
+        """What its groups have of `per_group`, a view that broadcasts to `shape`."""
+        return per_group[self.groups].view(1, -1, 1)
+
+    def add_(self, total: Tensor, part: Tensor) -> None:
+        """Add the sums of `part`, of shape `shape`, over its groups to theirs in `total`."""
+        total[self.groups].add_(part.sum(dim=(0, 2)))
+
 
 @final
 class Partition:
@@ -69,6 +77,8 @@ class Partition:
     ----------
     member : Tensor of bool, shape (n_params,)
         The weights that are in a group.
+    panels : tuple of Panel
+        Where the groups' weights are.
     sizes : Tensor of float64, shape (n_groups,)
     layers : list of int
         Groups in each layer, in their order.
@@ -87,10 +97,10 @@ class Partition:
             what = "attention head" if matrices else "weight matrix"
             raise InvalidSpec(f"no {what} among parameters {parameters!r} to group by {grouping!r}")
         self._parameters, self._grouping = parameters, grouping
-        self._panels = tuple(_panels(blocks, chosen, grouping))
-        self.layers = list({panel.first: panel.shape[1] for panel in self._panels}.values())
+        self.panels = tuple(_panels(blocks, chosen, grouping))
+        self.layers = list({panel.first: panel.shape[1] for panel in self.panels}.values())
         self.member = torch.zeros(blocks[-1].stop, dtype=torch.bool)
-        for panel in self._panels:
+        for panel in self.panels:
             panel.of(self.member).fill_(True)
         self.sizes = self.sums(self.member.double())
 
@@ -104,17 +114,21 @@ class Partition:
         among.sizes = self.sizes[among.largest(parts.of(number)).long() - 1]
         return among
 
+    def parts(self, *vectors: Tensor) -> list[tuple[Panel, tuple[Tensor, ...]]]:
+        """Every panel with its parts of `vectors`, each of shape (n_params,)."""
+        return [(panel, tuple(map(panel.of, vectors))) for panel in self.panels]
+
     def sums(self, values: Tensor) -> Tensor:
         """The sum of `values`, shape (n_params,), over each group."""
         total = values.new_zeros(len(self))
-        for panel in self._panels:
-            total[panel.groups] += panel.of(values).sum(dim=(0, 2))
+        for panel in self.panels:
+            panel.add_(total, panel.of(values))
         return total
 
     def largest(self, values: Tensor) -> Tensor:
         """The largest of `values`, shape (n_params,), in each group, at least 0."""
         most = values.new_zeros(len(self))
-        for panel in self._panels:
+        for panel in self.panels:
             most[panel.groups] = torch.maximum(most[panel.groups].clone(), panel.of(values).amax(dim=(0, 2)))
         return most
 
@@ -122,10 +136,16 @@ class Partition:
         """Each weight's group's value, shape (n_params,); `rest` for weights in no group."""
         return self.spread_(per_group.new_full((len(self.member),), rest), per_group)
 
+    def scale_(self, values: Tensor, per_group: Tensor) -> Tensor:
+        """`values`, shape (n_params,), times each weight's group's value, in place; others stay as they are."""
+        for panel in self.panels:
+            panel.of(values).mul_(panel.across(per_group))
+        return values
+
     def spread_(self, values: Tensor, per_group: Tensor) -> Tensor:
         """`values`, shape (n_params,), with each weight's group's value written over; others stay as they are."""
-        for panel in self._panels:
-            panel.of(values).copy_(per_group[panel.groups].view(1, -1, 1))
+        for panel in self.panels:
+            panel.of(values).copy_(panel.across(per_group))
         return values
 
 

@@ -11,9 +11,7 @@ from engine.layout import Block
 from engine.penalties.base import Step
 from engine.penalties.group import GroupPenalty
 from engine.penalties.groups import Grouping, Partition
-
-NEWTON_STEPS = 100
-TINY = 1e-300
+from engine.penalties.tangents import TINY, Lines, Tangents
 
 
 @final
@@ -40,48 +38,30 @@ class GroupLinf(GroupPenalty):
         super().__init__(Partition(blocks, parameters, groups))
 
     def charges(self, theta: Tensor) -> Tensor:
-        return self._sizes(theta) * self._groups.largest(theta.abs())
+        return self._sizes(theta).to(theta.dtype) * self._groups.largest(theta.abs())
 
     def prox(self, theta: Tensor, step: Step) -> Tensor:
-        inverse = torch.as_tensor(step, dtype=torch.float64, device=theta.device).expand_as(theta)
-        bound = self._groups.spread(self._bounds(theta.double().abs(), 1 / inverse).to(theta.dtype), math.inf)
-        return theta.clamp(-bound, bound)
+        found = theta.clone()
+        self.prox_(found, torch.as_tensor(step, dtype=theta.dtype, device=theta.device).expand_as(theta).clone())
+        return found
+
+    def prox_(self, theta: Tensor, step: Tensor) -> None:
+        _Bounds(self._groups, self._sizes(theta), theta, step).prox_(theta)
+
+    def project_(self, theta: Tensor, radius: float, metric: Tensor, near: Tensor | None = None) -> Tensor:
+        """See `Penalty.project_`."""
+        size = self._sizes(theta)
+        return _Bounds(self._groups, size, theta, metric).project_(theta, size, radius, near is not None)
 
     def subgradient(self, theta: Tensor) -> Tensor:
         """See `Penalty.subgradient`: shared evenly by the weights of the largest magnitude."""
         top = self._top(theta)
-        share = self._sizes(theta) / self._groups.sums(top).clamp_min(1.0)
+        share = self._sizes(theta).to(theta.dtype) / self._groups.sums(top).clamp_min(1.0)
         return theta.sign() * top * self._groups.spread(share, 0.0)
 
     def curvature(self, theta: Tensor, direction: Tensor) -> Tensor | None:
         """See `Penalty.curvature`: none, but single weights have no kink at zero either."""
         return torch.zeros_like(theta)
-
-    def fall(self, moved: Tensor, multiplier: float, step: Tensor) -> Tensor:
-        """See `GroupPenalty.fall`: the bound falls by the size over the metric of the weights that it holds."""
-        metric = self._groups.sums(self._top(moved).double() / step.double())
-        return torch.where(metric > 0, self._sizes(metric).square() / metric.clamp_min(TINY), 0.0).sum()
-
-    def _bounds(self, magnitude: Tensor, metric: Tensor) -> Tensor:
-        """The largest magnitude that each group keeps, the root of ``sum_i d_i max(|x_i| - T, 0) = size``, at least 0.
-
-        The sum is convex, falling and piecewise linear in T, so Newton's iteration from 0 is finite.
-
-        References
-        ----------
-        Michelot, "A finite algorithm for finding the projection onto the canonical simplex", JOTA 50, 1986.
-        """
-        size, bound = self._sizes(magnitude), torch.zeros_like(self._sizes(magnitude))
-        over, held = torch.zeros_like(magnitude), torch.empty_like(magnitude)
-        for _ in range(NEWTON_STEPS):
-            torch.sub(magnitude, self._groups.spread_(over, bound), out=over).clamp_min_(0.0)
-            slope = self._groups.sums(torch.sign(over, out=held).mul_(metric))
-            excess = self._groups.sums(held.mul_(over)) - size
-            following = torch.maximum(bound, bound + excess / slope.clamp_min(TINY))
-            if not bool((following > bound).any()):
-                break
-            bound = following
-        return bound
 
     def _top(self, theta: Tensor) -> Tensor:
         """One where a weight has the largest magnitude of its group and is not zero."""
@@ -89,4 +69,62 @@ class GroupLinf(GroupPenalty):
         return ((theta.abs() == most) & (theta != 0)).to(theta.dtype)
 
     def _sizes(self, like: Tensor) -> Tensor:
-        return self._groups.sizes.to(like)
+        self._groups.sizes = self._groups.sizes.to(like.device)
+        return self._groups.sizes
+
+
+@final
+class _Bounds(Tangents):
+    """The largest magnitude that each group keeps, T: ``sum_i d_i max(|x_i| - T, 0) = size t``, at least 0.
+
+    The sum is convex, falling and piecewise linear in T, so the iteration is finite.
+
+    Parameters
+    ----------
+    groups : Partition
+    size : Tensor of float64, shape (n_groups,)
+    theta, step : Tensor, shape (n_params,)
+        x and the inverse of the metric d; `step` is used up.
+
+    References
+    ----------
+    Michelot, "A finite algorithm for finding the projection onto the canonical simplex", JOTA 50, 1986.
+    """
+
+    enough = 6
+
+    def __init__(self, groups: Partition, size: Tensor, theta: Tensor, step: Tensor) -> None:
+        self._groups, self._size = groups, size
+        self._magnitude = theta.abs()
+        vectors = (self._magnitude, step.reciprocal_(), torch.empty_like(theta))
+        self._parts = groups.parts(*vectors)
+        self._top = self._first()
+
+    def first(self) -> Lines:
+        return self._top
+
+    def _first(self) -> Lines:
+        most, metric = self._groups.largest(self._magnitude), torch.zeros_like(self._size)
+        for panel, (magnitude, weight, held) in self._parts:
+            torch.eq(magnitude, panel.across(most), out=held)
+            panel.add_(metric, held.mul_(weight))
+        return most.double(), self._size / metric.clamp_min(TINY)
+
+    def at(self, left: Tensor, multiplier: Tensor) -> Lines:
+        bound = left.to(self._magnitude.dtype)
+        excess, metric = torch.zeros_like(left), torch.zeros_like(left)
+        for panel, (magnitude, weight, over) in self._parts:
+            torch.sub(magnitude, panel.across(bound), out=over).relu_()
+            panel.add_(excess, over * weight)
+            panel.add_(metric, over.sign_().mul_(weight))
+        (start, fall), some = self._top, metric > 0
+        return torch.where(some, bound + excess / metric, start), torch.where(some, self._size / metric, fall)
+
+    def leave_(self, theta: Tensor, left: Tensor, multiplier: Tensor) -> None:
+        bound = left.to(theta.dtype)
+        for panel in self._groups.panels:
+            most = panel.across(bound)
+            panel.of(theta).clamp_(-most, most)
+
+    def still(self) -> float:
+        return math.pow(torch.finfo(self._magnitude.dtype).eps, 7 / 8)

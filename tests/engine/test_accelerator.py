@@ -4,6 +4,7 @@ import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -13,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from engine.correctors import AdaptiveProximal
+from engine.correctors import Accelerated, AdaptiveProximal, Corrector, MultiobjectiveProximalGradient
 from engine.front import Waypoint
 from engine.networks import NETWORKS
 from engine.penalties import PENALTIES
@@ -31,7 +32,16 @@ ALIKE = {
     "secant, three sweeps",
     "weighted_sum, cold",
 }
-GROUPS = {"group_l2", "group_linf", "group_mcp", "sparse_group"}
+PROXIMAL: dict[str, Callable[[int], Corrector]] = {
+    "adaptive": lambda steps: AdaptiveProximal("strength", steps=steps),
+    "adaptive on the ball": lambda steps: AdaptiveProximal("penalty", steps=steps),
+    "accelerated": lambda steps: Accelerated("strength", steps=steps),
+    "accelerated on the ball": lambda steps: Accelerated("penalty", steps=steps),
+}
+COMMON: dict[str, Callable[[int], Corrector]] = {
+    "multiobjective": lambda steps: MultiobjectiveProximalGradient(steps=steps, batch=50),
+    "multiobjective, ten bisections": lambda steps: MultiobjectiveProximalGradient(steps=steps, solver="bisection"),
+}
 
 
 @functools.cache
@@ -77,11 +87,11 @@ def loss_here(problem: Problem, waypoint: Waypoint) -> float:
     return float(problem.loss.value(torch.from_numpy(waypoint.theta)))
 
 
-def corrected(there: Problem, held: Any, steps: int) -> Tensor:
-    """Weights after so many steps, or rather more, by the corrector that most methods use."""
+def corrected(there: Problem, corrector: Corrector) -> Tensor:
+    """Weights that a correction with half of the penalty leads to."""
     theta = there.loss.initial()
     guess = State(theta, 1e-3, 0.5 * float(there.penalty.value(theta)))
-    return AdaptiveProximal(held, steps=steps).correct(there, guess, 0).state.theta
+    return corrector.correct(there, guess, 0).state.theta
 
 
 @pytest.mark.slow
@@ -101,7 +111,8 @@ def test_every_method_runs_there(name: str, kind: str) -> None:
 @pytest.mark.parametrize("held", ["penalty", "strength"])
 def test_every_penalty_is_held_there(name: str, held: str, kind: str) -> None:
     here, there = (
-        corrected(problem(device, "mlp:8", DIGITS, penalty=Part(name)), held, 8) for device in ("cpu", "cuda")
+        corrected(problem(device, "mlp:8", DIGITS, penalty=Part(name)), AdaptiveProximal(held, steps=8))
+        for device in ("cpu", "cuda")
     )
     assert there.is_cuda
     assert there.cpu().numpy() == pytest.approx(here.numpy(), abs=1e-3)
@@ -136,13 +147,13 @@ def test_data_that_leave_the_device_no_room_stay_here(network: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(PENALTIES.keys() - GROUPS))
-@pytest.mark.parametrize("held", ["penalty", "strength"])
-def test_a_step_waits_for_nothing(name: str, held: str) -> None:
-    assert waits(name, held, 8) == waits(name, held, 56)
+@pytest.mark.parametrize(("stepping", "name"), [*product(PROXIMAL, PENALTIES), *product(COMMON, ("l1", "group_l2"))])
+def test_a_step_waits_for_nothing(name: str, stepping: str) -> None:
+    few, many = (waits(name, (PROXIMAL | COMMON)[stepping](steps)) for steps in (2, 12))
+    assert few == many
 
 
-def waits(name: str, held: str, steps: int) -> int:
+def waits(name: str, corrector: Corrector) -> int:
     """How often a correction waits, exact projections apart: it has two, which may take any number of iterations."""
     with accelerator() as fetched:
         there = problem("cuda", "mlp:8", DIGITS, penalty=Part(name))
@@ -157,7 +168,7 @@ def waits(name: str, held: str, steps: int) -> int:
             return multiplier
 
         with patch.object(there.penalty, "project_", projected):
-            corrected(there, held, steps)
+            corrected(there, corrector)
         return fetched.total()
 
 

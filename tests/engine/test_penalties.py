@@ -17,6 +17,7 @@ from engine.penalties import L1, GroupL2, GroupLinf, GroupMCP, Penalty, SparseGr
 from engine.penalties.base import selection
 from engine.penalties.group import GroupPenalty
 from engine.penalties.groups import Grouping, Partition
+from engine.penalties.searched import SearchedNorms
 from engine.problem import Problem
 from engine.stretches import STRETCH
 from tests.engine import problems
@@ -96,6 +97,7 @@ class TestContract:
 
 CONVEX = [name for name, penalty in problems.PENALTIES.items() if not isinstance(penalty, GroupMCP)]
 GROUPED = [name for name, penalty in problems.PENALTIES.items() if isinstance(penalty, GroupPenalty)]
+SEARCHED = [name for name, penalty in problems.PENALTIES.items() if isinstance(penalty, SearchedNorms)]
 
 weights = st.lists(st.floats(-3, 3, width=32), min_size=16, max_size=16).map(lambda x: torch.tensor(x).double())
 steps = st.lists(st.floats(-2, 1, width=32), min_size=16, max_size=16).map(lambda x: 10 ** torch.tensor(x).double())
@@ -149,6 +151,18 @@ class TestLaws:
             assert jumps or torch.allclose(found, here, rtol=1e-6, atol=1e-6)
             assert not (jumps and name in CONVEX)
 
+    @pytest.mark.parametrize("name", [name for name in CONVEX if name in GROUPED])
+    @settings(max_examples=12, deadline=None)
+    @given(x=weights, step=steps, share=st.floats(0.05, 1.2))
+    def test_single_precision_finds_what_double_does(self, name: str, x: Tensor, step: Tensor, share) -> None:
+        penalty, radius = problems.PENALTIES[name], share * float(problems.PENALTIES[name].value(x))
+        single, double = (
+            (penalty.prox(z, t), *penalty.project(z, radius, t)) for z, t in ((x.float(), step.float()), (x, step))
+        )
+        size = float(x.abs().max())
+        for there, here in zip(single[:2], double[:2], strict=True):
+            torch.testing.assert_close(there.double(), here, rtol=0, atol=1e-5 * size)
+
     @settings(max_examples=30, deadline=None)
     @given(
         x=st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)),
@@ -169,7 +183,7 @@ class TestLaws:
         assert cost(found) <= cost(grid).min() * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("name", SEARCHED)
 def test_the_fall_is_how_the_penalty_after_the_prox_changes(name: str) -> None:
     penalty, x, step, at = problems.PENALTIES[name], vector(1), STEPS["vector"], 0.05
     ahead, behind = (penalty.value(penalty.prox(x, t * step)) for t in (at + 1e-6, at - 1e-6))
