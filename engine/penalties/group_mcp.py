@@ -10,11 +10,11 @@ from torch import Tensor
 
 from engine.layout import Block
 from engine.penalties.groups import Grouping, Partition
-from engine.penalties.searched import TINY, SearchedNorms
+from engine.penalties.searched import TINY, SearchedNorms, Trial
 from engine.waiting import rounds, settled
 
 NEWTON_STEPS, ENOUGH_STEPS = 60, 8
-SETTLED = 1e-8
+FEW_ROUNDINGS = 8
 
 
 @final
@@ -57,68 +57,112 @@ class GroupMCP(SearchedNorms):
         super().__init__(Partition(blocks, parameters, groups), plateau=plateau)
 
     def _shrink_(self, theta: Tensor, step: Tensor) -> None:
-        """Every group shrunk by the norm that it will have, in float64, or left as it is where that costs no more."""
-        x, inverse = theta.double(), step.double()
-        reach = inverse * self._groups.spread(self._levels(x), 0.0)
-        root = self._roots(x, inverse, reach)
-        ahead = self._groups.spread(root, 1.0)
-        scale = ahead / (ahead + reach * (1 - ahead / self._plateau))
-        scale = torch.where(self._groups.spread(self._stays(x, inverse, scale, root), False), 1.0, scale)
-        theta.copy_(torch.where(self._inside(theta), theta * scale.to(theta.dtype), theta))
+        trial = self._trial(theta, step)
+        trial.at(torch.ones((), dtype=torch.float64, device=theta.device))
+        theta.copy_(trial.moved())
 
-    def _roots(self, x: Tensor, step: Tensor, reach: Tensor) -> Tensor:
-        """The norm of each group after the prox, shape (n_groups,); 0 where it vanishes, the plateau where it is free.
+    def _trial(self, theta: Tensor, step: Tensor) -> Trial:
+        return _Firm(self._groups, self._levels(theta.double()[:1]), self._plateau, theta, step)
 
-        A norm r is stationary where ``1 / ||x / (r + reach (1 - r / plateau))|| = 1``. The left side is a concave
-        function of r, since the mean of power -2 is concave and its arguments are affine. So Newton's iteration from
-        below rises to the least root and never passes it.
 
-        References
-        ----------
-        Moré, Sorensen, "Computing a trust region step", SIAM J. Sci. Stat. Comput. 4, 1983 (this form of the equation).
-        """
-        alive = self._norms(x / step) > self._levels(x)
-        root = torch.where(alive, self._below(x, reach), 0.0)
-        width, squares = torch.ones_like(x), torch.empty_like(x)
-        bend = 1 - reach / self._plateau
-        for _ in rounds(x, NEWTON_STEPS, ENOUGH_STEPS):
-            ahead = torch.where(alive, root + self._ahead_(root, (x, reach, bend), width, squares), 0.0)
-            ahead, behind = ahead.clamp_max(self._plateau), root
+@final
+class _Firm(Trial):
+    """The norm r of each group after the prox, 0 where it vanishes and the plateau where the group is free.
+
+    A norm is stationary where ``1 / ||x / (r + t reach (1 - r / plateau))|| = 1``. The left side is a concave function
+    of r, since the mean of power -2 is concave and its arguments are affine. So Newton's iteration from below rises to
+    the least root and never passes it.
+
+    Parameters
+    ----------
+    groups : Partition
+    level : Tensor of float64, shape (n_groups,)
+    plateau : float
+    theta, step : Tensor, shape (n_params,)
+        x and the inverse of the metric.
+
+    References
+    ----------
+    Moré, Sorensen, "Computing a trust region step", SIAM J. Sci. Stat. Comput. 4, 1983 (this form of the equation).
+    """
+
+    def __init__(self, groups: Partition, level: Tensor, plateau: float, theta: Tensor, step: Tensor) -> None:
+        self._groups, self._level, self._plateau, self._x = groups, level, plateau, theta
+        reach = groups.scale_(step.clone(), level.to(step.dtype))
+        self._parts = groups.parts(theta, reach, torch.empty_like(theta), torch.empty_like(theta))
+        self._strength = groups.sums((theta / step).square()).double().sqrt() / level
+        self._norms, self._mean = self._start(theta)
+        self._least = torch.where(self._norms > 0, FEW_ROUNDINGS * torch.finfo(theta.dtype).eps * self._norms, 1.0)
+        self._largest = groups.largest(reach).double()
+
+    def _start(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The norms, and the mean reach weighted by squares; shape (n_groups,)."""
+        squares, reached = torch.zeros_like(self._level), torch.zeros_like(self._level)
+        for panel, (values, reach, _, room) in self._parts:
+            panel.add_(squares, torch.square(values, out=room))
+            panel.add_(reached, room.mul_(reach))
+        return squares.sqrt(), reached / squares.clamp_min(TINY)
+
+    def at(self, multiplier: Tensor) -> Tensor:
+        self._multiplier = t = multiplier.to(self._level)
+        alive = self._strength > t
+        below = (self._norms - t * self._mean).clamp(0.0, self._plateau)
+        root = torch.where(alive & (t * self._largest < self._plateau), below, 0.0)
+        for _ in rounds(root, NEWTON_STEPS, ENOUGH_STEPS):
+            behind, ahead = root, torch.where(alive, root + self._ahead(root), 0.0).clamp_max(self._plateau)
             root = torch.maximum(ahead, behind)
-            if settled(root > behind * (1 + SETTLED)):
+            if settled(root > behind + math.sqrt(torch.finfo(self._x.dtype).eps) * self._norms):
                 break
-        return root
+        self._root, self._free = root, self._stays(root)
+        charge = root - root.square() / (2 * self._plateau)
+        return (self._level * torch.where(self._free, self._plateau / 2, charge)).sum()
 
-    def _below(self, x: Tensor, reach: Tensor) -> Tensor:
-        """A norm that is no larger than the root, shape (n_groups,): that without a plateau, from its asymptote.
+    def fall(self) -> Tensor:
+        slope, pull = self._sums(self._root)
+        ease = 1 - self._root / self._plateau
+        moving = (self._root > self._least) & ~self._free
+        return (self._level * torch.where(moving, ease.square() * pull / slope.clamp_min(TINY), 0.0)).sum()
 
-        A plateau makes norms larger where all of ``1 - reach / plateau`` are above 0; elsewhere it is 0.
-        """
-        squares = x.square()
-        total = self._groups.sums(squares)
-        shrunk = self._groups.sums(squares.mul_(reach)) / total.clamp_min(TINY)
-        below = (total.sqrt() - shrunk).clamp_(0.0, self._plateau)
-        return torch.where(self._groups.largest(reach) < self._plateau, below, 0.0)
+    def moved(self) -> Tensor:
+        found = self._x.clone()
+        single, beside = (
+            torch.where(self._free, kept, part) for kept, part in zip((1.0, 0.0), self._widths(self._root), strict=True)
+        )
+        left = torch.where((self._root > self._least) | self._free, single, 0.0)
+        for panel, (_, reach, width, _) in self._parts:
+            torch.addcmul(panel.across(single), reach, panel.across(beside), out=width)
+            panel.of(found).mul_(torch.div(panel.across(left), width, out=width))
+        return found
 
-    def _ahead_(self, root: Tensor, terms: tuple[Tensor, Tensor, Tensor], width: Tensor, squares: Tensor) -> Tensor:
-        """Newton's step from `root`, shape (n_groups,); infinite where the equation's left side falls.
+    def _widths(self, root: Tensor) -> tuple[Tensor, Tensor]:
+        """What widths ``r + t reach (1 - r / plateau)`` consist of, in the weights' precision, shape (n_groups,)."""
+        single = torch.maximum(root, self._least)
+        beside = self._multiplier * (1 - root / self._plateau)
+        return single.to(self._x.dtype), beside.to(self._x.dtype)
 
-        Parameters
-        ----------
-        terms : (Tensor, Tensor, Tensor)
-            x, reach and ``1 - reach / plateau``, each of shape (n_params,).
-        width, squares : Tensor, shape (n_params,)
-            Room to compute in.
-        """
-        x, reach, bend = terms
-        torch.addcmul(reach, self._groups.spread_(width, root), bend, out=width)
-        total = self._groups.sums(torch.div(x, width, out=squares).square_())
-        slope = self._groups.sums(squares.div_(width).mul_(bend))
-        return torch.where(slope > 0, total * (total.sqrt() - 1) / slope.clamp_min(TINY), math.inf)
+    def _sums(self, root: Tensor) -> tuple[Tensor, Tensor]:
+        """``sum x^2 (1 - t reach / plateau) / width^3`` and ``sum x^2 reach / width^3``, shape (n_groups,)."""
+        slope, pull = torch.zeros_like(root), torch.zeros_like(root)
+        single, beside = self._widths(root)
+        for panel, (x, reach, width, room) in self._parts:
+            torch.addcmul(panel.across(single), reach, panel.across(beside), out=width)
+            panel.add_(slope, torch.div(x, width, out=room).square_().div_(width))
+            panel.add_(pull, room.mul_(reach))
+        self._total = torch.maximum(root, self._least) * slope + beside * pull
+        return slope - self._multiplier / self._plateau * pull, pull
 
-    def _stays(self, x: Tensor, step: Tensor, scale: Tensor, root: Tensor) -> Tensor:
+    def _ahead(self, root: Tensor) -> Tensor:
+        """Newton's step from `root`, shape (n_groups,); infinite where the equation's left side falls."""
+        slope, _ = self._sums(root)
+        return torch.where(slope > 0, self._total * (self._total.sqrt() - 1) / slope.clamp_min(TINY), math.inf)
+
+    def _stays(self, root: Tensor) -> Tensor:
         """Which groups are best left as they are: beyond the plateau, and at no higher cost than shrunk."""
-        shrunk = self._groups.sums((x * (1 - scale)).square() / (2 * step))
-        charge = self._levels(x) * (root - root.square() / (2 * self._plateau))
-        free = self._levels(x) * self._plateau / 2
-        return (self._norms(x) >= self._plateau) & (free <= shrunk + charge)
+        single, beside = self._widths(root)
+        shrunk = torch.zeros_like(root)
+        for panel, (x, reach, width, room) in self._parts:
+            torch.addcmul(panel.across(single), reach, panel.across(beside), out=width)
+            panel.add_(shrunk, torch.div(x, width, out=room).square_().mul_(reach))
+        shrunk *= beside.double().square() * self._level / (2 * self._multiplier.clamp_min(TINY))
+        charge = self._level * (root - root.square() / (2 * self._plateau))
+        return (self._norms >= self._plateau) & (self._level * self._plateau / 2 <= shrunk + charge)

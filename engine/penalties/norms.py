@@ -6,7 +6,7 @@ All three are one formula, ``sum_g level_g rho(||x_g||) + single ||x||_1`` with 
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.layout import Block
 from engine.penalties.base import Step, smallest
 from engine.penalties.group import GroupPenalty
-from engine.penalties.groups import Grouping, Partition
+from engine.penalties.groups import Grouping, Panel, Partition
 from engine.penalties.l1 import soft
 from engine.penalties.tangents import TINY, Lines, Tangents
 
@@ -60,7 +60,8 @@ class GroupNorms(GroupPenalty):
 
     def prox_(self, theta: Tensor, step: Tensor) -> None:
         if self._single:
-            theta.copy_(soft(theta, step * self._single * self._inside(theta)))
+            bound = (step * self._single).mul_(self._inside(theta))
+            theta.sub_(torch.clamp(theta, -bound, bound, out=bound))
         self._shrink_(theta, step)
 
     def subgradient(self, theta: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class GroupNorms(GroupPenalty):
         self._tangents(theta, step).prox_(theta)
 
     def _tangents(self, theta: Tensor, step: Tensor) -> Tangents:
-        return _Norms(self._groups, theta, self._groups.scale_(step, self._levels(theta)))
+        return NormTangents(self._groups, theta, self._groups.scale_(step, self._levels(theta)))
 
     def _slopes(self, norms: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Of each group the subgradient per unit of x, and the factor of ``x (x' d)`` in its change along d."""
@@ -151,7 +152,7 @@ class GroupL2(GroupNorms):
 
 
 @final
-class _Norms(Tangents):
+class NormTangents(Tangents):
     """The norm of each group after the prox, r: ``1 / ||x / (r + t reach)|| = 1``, without a plateau.
 
     The mean of power -2 is concave and its arguments are linear in r and t, so its tangent planes go through 0.
@@ -191,10 +192,9 @@ class _Norms(Tangents):
 
     def at(self, left: Tensor, multiplier: Tensor) -> Lines:
         """See `Tangents.at`; where hardly anything is left, at a norm that keeps powers of quotients finite."""
-        norms, narrow = torch.maximum(left, self._least), multiplier.to(self._x.dtype)
-        single, slope, pull = norms.to(self._x.dtype), torch.zeros_like(norms), torch.zeros_like(norms)
-        for panel, (x, reach, width, room) in self._parts:
-            torch.addcmul(panel.across(single), reach, narrow, out=width)
+        norms = torch.maximum(left, self._least)
+        slope, pull = torch.zeros_like(norms), torch.zeros_like(norms)
+        for panel, (x, reach, width, room) in self.widened(left, multiplier):
             panel.add_(slope, torch.div(x, width, out=room).square_().div_(width))
             panel.add_(pull, room.mul_(reach))
         total = norms * slope + multiplier * pull
@@ -203,10 +203,15 @@ class _Norms(Tangents):
 
     def leave_(self, theta: Tensor, left: Tensor, multiplier: Tensor) -> None:
         norms = torch.where(left > self._least, left, 0.0).to(theta.dtype)
-        beside, narrow = torch.maximum(left, self._least).to(theta.dtype), multiplier.to(theta.dtype)
-        for panel, (_, reach, width, _) in self._parts:
-            torch.addcmul(panel.across(beside), reach, narrow, out=width)
+        for panel, (_, _, width, _) in self.widened(left, multiplier):
             panel.of(theta).mul_(torch.div(panel.across(norms), width, out=width))
+
+    def widened(self, left: Tensor, multiplier: Tensor) -> Iterator[tuple[Panel, tuple[Tensor, ...]]]:
+        """Every panel with its parts of x and reach, of the widths ``r + t reach``, and of some room to compute in."""
+        norms, narrow = torch.maximum(left, self._least).to(self._x.dtype), multiplier.to(self._x.dtype)
+        for panel, parts in self._parts:
+            torch.addcmul(panel.across(norms), parts[1], narrow, out=parts[2])
+            yield panel, parts
 
     def still(self) -> float:
         return math.sqrt(torch.finfo(self._x.dtype).eps)

@@ -62,7 +62,13 @@ class Tangents(ABC):
     @final
     def prox_(self, theta: Tensor) -> None:
         """The prox with the multiplier 1, in place."""
-        self.leave_(theta, *self._settled(lambda lines, multiplier: torch.ones_like(multiplier), self.still()))
+        one = theta.new_ones((), dtype=torch.float64)
+        self.leave_(theta, self.left(one), one)
+
+    @final
+    def left(self, multiplier: Tensor) -> Tensor:
+        """What the prox with a multiplier, 0-d, leaves of each group, shape (n_groups,)."""
+        return self._settled(lambda lines, behind: multiplier, self.still())[0]
 
     @final
     def project_(self, theta: Tensor, charge: Tensor, radius: float, roughly: bool) -> Tensor:

@@ -185,11 +185,13 @@ class TestLaws:
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_the_fall_is_how_the_penalty_after_the_prox_changes(name: str) -> None:
-    penalty, x, step, at = problems.PENALTIES[name], vector(1), STEPS["vector"], 0.05
-    ahead, behind = (penalty.value(penalty.prox(x, t * step)) for t in (at + 1e-6, at - 1e-6))
-    found = penalty.fall(penalty.prox(x, at * step), at, step)
-    assert float(found) == pytest.approx(float(behind - ahead) / 2e-6, rel=1e-6)
-    assert found > 0
+    penalty, x, step, at = problems.PENALTIES[name], vector(1), STEPS["vector"], torch.tensor(0.05).double()
+    trial = penalty._trial(x, step)
+    values = [trial.at(multiplier) for multiplier in (at + 1e-6, at - 1e-6, at)]
+    assert float(values[2]) == pytest.approx(float(penalty.value(penalty.prox(x, at * step))), rel=1e-9)
+    torch.testing.assert_close(trial.moved(), penalty.prox(x, at * step))
+    assert float(trial.fall()) == pytest.approx(float(values[1] - values[0]) / 2e-6, rel=1e-6)
+    assert trial.fall() > 0
 
 
 @pytest.mark.parametrize("name", GROUPED)
