@@ -21,7 +21,7 @@ STEPS_PER_LOOK = 9
 
 @dataclass
 class _Run:
-    """The running state: the last iterate, the point extrapolated from it, the longest safe step and its age, 0-d."""
+    """The last iterate, the point extrapolated from it, the longest safe step, and the momentum's age; both 0-d."""
 
     theta: Tensor
     ahead: Tensor

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from engine.layout import Block
 from engine.penalties.groups import Grouping, Partition
-from engine.penalties.searched import TINY, SearchedNorms, Trial
+from engine.penalties.searched import SearchedNorms, Trial
+from engine.penalties.widths import TINY, Widths
 from engine.waiting import rounds, settled
 
 NEWTON_STEPS, ENOUGH_STEPS = 60, 8
-FEW_ROUNDINGS = 8
 
 
 @final
@@ -62,7 +62,7 @@ class GroupMCP(SearchedNorms):
         theta.copy_(trial.moved())
 
     def _trial(self, theta: Tensor, step: Tensor) -> Trial:
-        return _Firm(self._groups, self._levels(theta.double()[:1]), self._plateau, theta, step)
+        return _Firm(self._groups, self._exact_levels(theta), self._plateau, theta, step)
 
 
 @final
@@ -87,82 +87,58 @@ class _Firm(Trial):
     """
 
     def __init__(self, groups: Partition, level: Tensor, plateau: float, theta: Tensor, step: Tensor) -> None:
-        self._groups, self._level, self._plateau, self._x = groups, level, plateau, theta
+        self._level, self._plateau, self._x = level, plateau, theta
         reach = groups.scale_(step.clone(), level.to(step.dtype))
-        self._parts = groups.parts(theta, reach, torch.empty_like(theta), torch.empty_like(theta))
+        self._widths, self._farthest = Widths(groups, theta, reach), groups.largest(reach).double()
         self._strength = groups.sums((theta / step).square()).double().sqrt() / level
-        self._norms, self._mean = self._start(theta)
-        self._least = torch.where(self._norms > 0, FEW_ROUNDINGS * torch.finfo(theta.dtype).eps * self._norms, 1.0)
-        self._largest = groups.largest(reach).double()
-
-    def _start(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The norms, and the mean reach weighted by squares; shape (n_groups,)."""
-        squares, reached = torch.zeros_like(self._level), torch.zeros_like(self._level)
-        for panel, (values, reach, _, room) in self._parts:
-            panel.add_(squares, torch.square(values, out=room))
-            panel.add_(reached, room.mul_(reach))
-        return squares.sqrt(), reached / squares.clamp_min(TINY)
+        self._near = math.sqrt(torch.finfo(theta.dtype).eps) * self._widths.norms
 
     def at(self, multiplier: Tensor) -> Tensor:
         self._multiplier = t = multiplier.to(self._level)
         alive = self._strength > t
-        below = (self._norms - t * self._mean).clamp(0.0, self._plateau)
-        root = torch.where(alive & (t * self._largest < self._plateau), below, 0.0)
+        below = (self._widths.norms - t * self._widths.mean).clamp(0.0, self._plateau)
+        root = torch.where(alive & (t * self._farthest < self._plateau), below, 0.0)
         for _ in rounds(root, NEWTON_STEPS, ENOUGH_STEPS):
             behind, ahead = root, torch.where(alive, root + self._ahead(root), 0.0).clamp_max(self._plateau)
             root = torch.maximum(ahead, behind)
-            if settled(root > behind + math.sqrt(torch.finfo(self._x.dtype).eps) * self._norms):
+            if settled(root > behind + self._near):
                 break
         self._root, self._free = root, self._stays(root)
-        charge = root - root.square() / (2 * self._plateau)
-        return (self._level * torch.where(self._free, self._plateau / 2, charge)).sum()
+        return torch.where(self._free, self._level * self._plateau / 2, self._charge(root)).sum()
 
     def fall(self) -> Tensor:
-        slope, pull = self._sums(self._root)
+        _, slope, reached = self._sums(self._root)
         ease = 1 - self._root / self._plateau
-        moving = (self._root > self._least) & ~self._free
-        return (self._level * torch.where(moving, ease.square() * pull / slope.clamp_min(TINY), 0.0)).sum()
+        moving = (self._root > self._widths.least) & ~self._free
+        return (self._level * torch.where(moving, ease.square() * reached / slope.clamp_min(TINY), 0.0)).sum()
 
     def moved(self) -> Tensor:
         found = self._x.clone()
-        single, beside = (
-            torch.where(self._free, kept, part) for kept, part in zip((1.0, 0.0), self._widths(self._root), strict=True)
-        )
-        left = torch.where((self._root > self._least) | self._free, single, 0.0)
-        for panel, (_, reach, width, _) in self._parts:
-            torch.addcmul(panel.across(single), reach, panel.across(beside), out=width)
-            panel.of(found).mul_(torch.div(panel.across(left), width, out=width))
+        left = torch.where(self._free, self._widths.norms, self._root)
+        self._widths.scale_(found, left, torch.where(self._free, 0.0, self._pull(self._root)))
         return found
 
-    def _widths(self, root: Tensor) -> tuple[Tensor, Tensor]:
-        """What widths ``r + t reach (1 - r / plateau)`` consist of, in the weights' precision, shape (n_groups,)."""
-        single = torch.maximum(root, self._least)
-        beside = self._multiplier * (1 - root / self._plateau)
-        return single.to(self._x.dtype), beside.to(self._x.dtype)
+    def _pull(self, root: Tensor) -> Tensor:
+        return self._multiplier * (1 - root / self._plateau)
 
-    def _sums(self, root: Tensor) -> tuple[Tensor, Tensor]:
-        """``sum x^2 (1 - t reach / plateau) / width^3`` and ``sum x^2 reach / width^3``, shape (n_groups,)."""
-        slope, pull = torch.zeros_like(root), torch.zeros_like(root)
-        single, beside = self._widths(root)
-        for panel, (x, reach, width, room) in self._parts:
-            torch.addcmul(panel.across(single), reach, panel.across(beside), out=width)
-            panel.add_(slope, torch.div(x, width, out=room).square_().div_(width))
-            panel.add_(pull, room.mul_(reach))
-        self._total = torch.maximum(root, self._least) * slope + beside * pull
-        return slope - self._multiplier / self._plateau * pull, pull
+    def _charge(self, root: Tensor) -> Tensor:
+        return self._level * (root - root.square() / (2 * self._plateau))
+
+    def _sums(self, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Widths.sums`; the second is of ``x^2 (1 - t reach / plateau) / width^3``."""
+        total, slope, reached = self._widths.sums(root, self._pull(root))
+        return total, slope - self._multiplier / self._plateau * reached, reached
 
     def _ahead(self, root: Tensor) -> Tensor:
         """Newton's step from `root`, shape (n_groups,); infinite where the equation's left side falls."""
-        slope, _ = self._sums(root)
-        return torch.where(slope > 0, self._total * (self._total.sqrt() - 1) / slope.clamp_min(TINY), math.inf)
+        total, slope, _ = self._sums(root)
+        return torch.where(slope > 0, total * (total.sqrt() - 1) / slope.clamp_min(TINY), math.inf)
 
     def _stays(self, root: Tensor) -> Tensor:
         """Which groups are best left as they are: beyond the plateau, and at no higher cost than shrunk."""
-        single, beside = self._widths(root)
-        shrunk = torch.zeros_like(root)
-        for panel, (x, reach, width, room) in self._parts:
-            torch.addcmul(panel.across(single), reach, panel.across(beside), out=width)
+        pull, shrunk = self._pull(root), torch.zeros_like(root)
+        for panel, (x, reach, width, room) in self._widths.parts(root, pull):
             panel.add_(shrunk, torch.div(x, width, out=room).square_().mul_(reach))
-        shrunk *= beside.double().square() * self._level / (2 * self._multiplier.clamp_min(TINY))
-        charge = self._level * (root - root.square() / (2 * self._plateau))
-        return (self._norms >= self._plateau) & (self._level * self._plateau / 2 <= shrunk + charge)
+        shrunk *= pull.square() * self._level / (2 * self._multiplier.clamp_min(TINY))
+        free = self._level * self._plateau / 2
+        return (self._widths.norms >= self._plateau) & (free <= shrunk + self._charge(root))

@@ -11,7 +11,8 @@ from engine.layout import Block
 from engine.penalties.base import Step
 from engine.penalties.group import GroupPenalty
 from engine.penalties.groups import Grouping, Partition
-from engine.penalties.tangents import TINY, Lines, Tangents
+from engine.penalties.tangents import Lines, Tangents
+from engine.penalties.widths import TINY
 
 
 @final
@@ -96,7 +97,8 @@ class _Bounds(Tangents):
     def __init__(self, groups: Partition, size: Tensor, theta: Tensor, step: Tensor) -> None:
         self._groups, self._size = groups, size
         self._magnitude = theta.abs()
-        vectors = (self._magnitude, step.reciprocal_(), torch.empty_like(theta))
+        metric = step.clamp_min_(torch.finfo(step.dtype).tiny).reciprocal_()
+        vectors = (self._magnitude, metric, torch.empty_like(theta))
         self._parts = groups.parts(*vectors)
         self._top = self._first()
 

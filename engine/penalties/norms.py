@@ -6,7 +6,7 @@ All three are one formula, ``sum_g level_g rho(||x_g||) + single ||x||_1`` with 
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -15,11 +15,10 @@ from torch import Tensor
 from engine.layout import Block
 from engine.penalties.base import Step, smallest
 from engine.penalties.group import GroupPenalty
-from engine.penalties.groups import Grouping, Panel, Partition
+from engine.penalties.groups import Grouping, Partition
 from engine.penalties.l1 import soft
-from engine.penalties.tangents import TINY, Lines, Tangents
-
-FEW_ROUNDINGS = 8
+from engine.penalties.tangents import Lines, Tangents
+from engine.penalties.widths import TINY, Widths
 
 
 class GroupNorms(GroupPenalty):
@@ -115,8 +114,12 @@ class GroupNorms(GroupPenalty):
         return self._groups.sums(values.square()).sqrt()
 
     def _levels(self, like: Tensor) -> Tensor:
+        return self._exact_levels(like).to(like.dtype)
+
+    def _exact_levels(self, like: Tensor) -> Tensor:
+        """What a unit of each group's norm is charged, in float64 on the device of `like`, shape (n_groups,)."""
         self._level = self._level.to(like.device)
-        return self._level.to(like.dtype)
+        return self._level
 
     def _inside(self, like: Tensor) -> Tensor:
         self.penalised = self.penalised.to(like.device)
@@ -148,7 +151,7 @@ class GroupL2(GroupNorms):
 
     def project_(self, theta: Tensor, radius: float, metric: Tensor, near: Tensor | None = None) -> Tensor:
         """See `Penalty.project_`."""
-        return self._tangents(theta, metric).project_(theta, self._levels(theta).double(), radius, near is not None)
+        return self._tangents(theta, metric).project_(theta, self._exact_levels(theta), radius, near is not None)
 
 
 @final
@@ -163,6 +166,10 @@ class NormTangents(Tangents):
     x, reach : Tensor, shape (n_params,)
         The weights, and the inverse of the metric times their groups' levels.
 
+    Attributes
+    ----------
+    widths : Widths
+
     References
     ----------
     Deleu, Bengio, "Structured sparsity inducing adaptive optimizers for deep learning", arXiv 2102.03869, 2021, for
@@ -172,46 +179,19 @@ class NormTangents(Tangents):
     enough = 3
 
     def __init__(self, groups: Partition, x: Tensor, reach: Tensor) -> None:
-        self._groups, self._x = groups, x
-        vectors = (x, reach, torch.empty_like(x), torch.empty_like(x))
-        self._parts = groups.parts(*vectors)
-        self._far = self._first()
-        norms = self._far[0]
-        self._least = torch.where(norms > 0, FEW_ROUNDINGS * torch.finfo(x.dtype).eps * norms, 1.0)
+        self.widths = Widths(groups, x, reach)
+        self._still = math.sqrt(torch.finfo(x.dtype).eps)
 
     def first(self) -> Lines:
-        return self._far
-
-    def _first(self) -> Lines:
-        squares = torch.zeros(len(self._groups), dtype=torch.float64, device=self._x.device)
-        reached = torch.zeros_like(squares)
-        for panel, (x, reach, _, room) in self._parts:
-            panel.add_(squares, torch.square(x, out=room))
-            panel.add_(reached, room.mul_(reach))
-        return squares.sqrt(), reached / squares.clamp_min(TINY)
+        return self.widths.norms, self.widths.mean
 
     def at(self, left: Tensor, multiplier: Tensor) -> Lines:
-        """See `Tangents.at`; where hardly anything is left, at a norm that keeps powers of quotients finite."""
-        norms = torch.maximum(left, self._least)
-        slope, pull = torch.zeros_like(norms), torch.zeros_like(norms)
-        for panel, (x, reach, width, room) in self.widened(left, multiplier):
-            panel.add_(slope, torch.div(x, width, out=room).square_().div_(width))
-            panel.add_(pull, room.mul_(reach))
-        total = norms * slope + multiplier * pull
+        total, slope, reached = self.widths.sums(left, multiplier.expand_as(left))
         slope.clamp_min_(TINY)
-        return total * total.sqrt() / slope, pull / slope
+        return total * total.sqrt() / slope, reached / slope
 
     def leave_(self, theta: Tensor, left: Tensor, multiplier: Tensor) -> None:
-        norms = torch.where(left > self._least, left, 0.0).to(theta.dtype)
-        for panel, (_, _, width, _) in self.widened(left, multiplier):
-            panel.of(theta).mul_(torch.div(panel.across(norms), width, out=width))
-
-    def widened(self, left: Tensor, multiplier: Tensor) -> Iterator[tuple[Panel, tuple[Tensor, ...]]]:
-        """Every panel with its parts of x and reach, of the widths ``r + t reach``, and of some room to compute in."""
-        norms, narrow = torch.maximum(left, self._least).to(self._x.dtype), multiplier.to(self._x.dtype)
-        for panel, parts in self._parts:
-            torch.addcmul(panel.across(norms), parts[1], narrow, out=parts[2])
-            yield panel, parts
+        self.widths.scale_(theta, left, multiplier.expand_as(left))
 
     def still(self) -> float:
-        return math.sqrt(torch.finfo(self._x.dtype).eps)
+        return self._still

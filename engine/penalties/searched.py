@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from engine.penalties.norms import GroupNorms
+from engine.penalties.tangents import NEAR
+from engine.penalties.widths import TINY
 from engine.waiting import waits
 
 SEARCH_STEPS, HALVINGS, BLIND_STEPS = 100, 40, 3
-NEAR = 1e-3
 GROWTH = 10.0
 UNTRIED = -1.0
-TINY = 1e-300
 
 
 class Trial(ABC):

@@ -10,7 +10,8 @@ from torch import Tensor
 from engine.layout import Block
 from engine.penalties.groups import Grouping, Partition
 from engine.penalties.norms import NormTangents
-from engine.penalties.searched import TINY, SearchedNorms, Trial
+from engine.penalties.searched import SearchedNorms, Trial
+from engine.penalties.widths import TINY
 
 LEAST = 1e-60
 
@@ -47,7 +48,7 @@ class SparseGroup(SearchedNorms):
         super().__init__(Partition(blocks, parameters, groups), single=share)
 
     def _trial(self, theta: Tensor, step: Tensor) -> Trial:
-        return _Thresholded(self._groups, self._levels(theta.double()[:1]), self._single, theta, step)
+        return _Thresholded(self._groups, self._exact_levels(theta), self._single, theta, step)
 
 
 @final
@@ -73,10 +74,10 @@ class _Thresholded(Trial):
         self._kept, share = self._theta.abs(), (self._multiplier * self._single / self._level).to(self._theta.dtype)
         for panel, (kept, reach) in self._groups.parts(self._kept, self._reach):
             kept.addcmul_(reach, panel.across(share), value=-1).relu_()
-        self._norms = NormTangents(self._groups, self._kept, self._reach)
-        self._root = self._norms.left(self._multiplier)
+        norms = NormTangents(self._groups, self._kept, self._reach)
+        self._widths, self._root = norms.widths, norms.left(self._multiplier)
         self._quotients = torch.zeros_like(self._root)
-        for panel, (kept, _, width, room) in self._norms.widened(self._root, self._multiplier):
+        for panel, (kept, _, width, room) in self._widths.parts(self._root, self._multiplier.expand_as(self._root)):
             panel.add_(self._quotients, torch.div(kept, width, out=room))
         return (self._root * (self._level + self._single * self._quotients)).sum()
 
@@ -87,7 +88,7 @@ class _Thresholded(Trial):
         ``y = |x| / width`` what is needed are the sums of ``step y^k / width`` for k up to 2.
         """
         powers = [torch.zeros_like(self._root) for _ in range(3)]
-        for panel, (kept, reach, width, room) in self._norms.widened(self._root, self._multiplier):
+        for panel, (kept, reach, width, room) in self._widths.parts(self._root, self._multiplier.expand_as(self._root)):
             torch.div(kept, width, out=room)
             each = torch.div(reach, width, out=width).mul_(room.sign())
             for power in powers:
@@ -102,5 +103,5 @@ class _Thresholded(Trial):
 
     def moved(self) -> Tensor:
         found = torch.copysign(self._kept, self._theta)
-        self._norms.leave_(found, self._root, self._multiplier)
+        self._widths.scale_(found, self._root, self._multiplier.expand_as(self._root))
         return found

@@ -8,13 +8,13 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from engine.penalties.widths import TINY
 from engine.waiting import rounds, settled
 
 Lines = tuple[Tensor, Tensor]
 
 MOST_TURNS = 60
 NEAR = 1e-3
-TINY = 1e-300
 
 
 class Tangents(ABC):

@@ -57,6 +57,10 @@ class TestContract:
         assert not found[penalty.penalised].any()
         assert torch.equal(found[~penalty.penalised], x[~penalty.penalised])
 
+    def test_steps_of_no_length_leave_the_weights_alone(self, penalty: Penalty) -> None:
+        x = vector(3)
+        torch.testing.assert_close(penalty.prox(x, 0.0), x)
+
     def test_subgradient_is_the_gradient_where_there_is_one(self, penalty: Penalty) -> None:
         x = vector(4).requires_grad_()
         penalty.value(x).backward()
