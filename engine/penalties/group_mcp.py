@@ -34,8 +34,8 @@ class GroupMCP(SearchedNorms):
         "input" (what reads an input or channel of a layer), "feature" (what reads an input of the network; units in
         later layers), or "head" (an attention head; units elsewhere).
     plateau : float
-        Norm of a group from which on it is charged no more, and not shrunk. Groups beyond it from the start can only
-        be dropped whole: choose it above the norms that they begin with, about 0.6 for units.
+        Norm of a group from which on it is charged no more, and not shrunk. Groups beyond it can only be dropped
+        whole: choose it above the norms that groups get at first, up to 5 for units of narrow networks.
     parameters : str
         Which parameters are penalised: "weights" (no biases, no norm layers), "all", or comma-separated name patterns.
 
@@ -51,7 +51,7 @@ class GroupMCP(SearchedNorms):
         blocks: Sequence[Block],
         *,
         groups: Grouping = "neuron",
-        plateau: Annotated[float, Gt(0)] = 2.0,
+        plateau: Annotated[float, Gt(0)] = 8.0,
         parameters: str = "weights",
     ) -> None:
         super().__init__(Partition(blocks, parameters, groups), plateau=plateau)

@@ -1,6 +1,7 @@
 """Tracers: known paths, the promises every tracer keeps, and a path resumed as if never stopped."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,7 +19,7 @@ from engine.correctors.adaptive import TRIM
 from engine.errors import Diverged, InvalidSpec
 from engine.front import Front, Waypoint
 from engine.losses import LeastSquares
-from engine.penalties import L1, GroupL2
+from engine.penalties import L1, GroupL2, GroupMCP
 from engine.predictors import state
 from engine.problem import Problem
 from engine.registry import parameters
@@ -286,6 +287,15 @@ def test_no_mean_stays_as_it_is_under_a_group_penalty() -> None:
     between = [cost[w.point.index] for w in found if w.memory["gap"][0] >= 0]
     assert between
     assert min(between) >= 1.5
+
+
+@pytest.mark.slow
+def test_no_unit_of_a_narrow_first_network_is_beyond_the_usual_plateau() -> None:
+    network, usual = problems.digits_network(8), inspect.signature(GroupMCP).parameters["plateau"].default
+    first = next(continuation(6, 0, Budget()).trace(replace(network, penalty=GroupMCP(network.loss.layout))))
+    block = network.loss.layout[0]
+    norms = np.linalg.norm(first.theta[block.start : block.stop].reshape(8, -1), axis=1)
+    assert max(norms) < usual
 
 
 @pytest.mark.slow
