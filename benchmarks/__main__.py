@@ -11,6 +11,7 @@ import torch
 from benchmarks import figure, record, refitting, results, table
 from benchmarks.contest import Outcome, Settings, contest
 from benchmarks.problems import BENCHMARKS, Benchmark, own
+from benchmarks.refusal import in_a_line
 from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS
 from engine.data.download import data_folder
 from engine.errors import EngineError
@@ -19,6 +20,7 @@ from engine.spec import check, shorthand
 USUAL_LIMIT = 1200.0
 
 
+@in_a_line
 def main() -> None:
     """Compare the product with what its users could run instead."""
     given = _arguments()
@@ -104,16 +106,18 @@ def _problems(given: argparse.Namespace) -> tuple[Mapping[str, Benchmark], Mappi
 
 
 def _wrong(settings: Settings, problems: Mapping[str, Benchmark]) -> str:
-    """Why a method cannot be what it was asked for as; empty where all can."""
+    """Why a problem or a method cannot be what it was asked for as; empty where all can."""
     if shorthand(settings.refit).name != refitting.METHOD:
         return f"--refit {settings.refit!r} is no {refitting.METHOD}, such as {refitting.SMOKE!r}"
-    for name, method in settings.ours.items():
-        for problem, benchmark in problems.items():
-            spec = benchmark.spec(settings.folder, settings.points, settings.first, settings.device)
+    refitting.check(settings.refit)
+    ours = {f" --ours {name}={method}": method for name, method in settings.ours.items()}
+    for problem, benchmark in problems.items():
+        spec = benchmark.spec(settings.folder, settings.points, settings.first, settings.device)
+        for name, method in {"": benchmark.method, **ours}.items():
             try:
                 check(replace(spec, method=shorthand(method)), benchmark.uploads())
             except EngineError as error:
-                return f"--ours {name}={method} on {problem}: {error}"
+                return f"{problem}{name}: {error}"
     return ""
 
 

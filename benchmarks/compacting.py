@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import record
+from benchmarks.refusal import in_a_line
 from benchmarks.timing import ratio, timed
 from engine.data.download import data_folder
 from engine.errors import InvalidSpec
@@ -70,6 +71,7 @@ class Row:
     faster: dict[int, float]
 
 
+@in_a_line
 def main() -> None:
     """Trace, pick, export both ways, time both, print and store."""
     given = _arguments()

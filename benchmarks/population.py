@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import record
+from benchmarks.refusal import in_a_line
 from benchmarks.timing import ratio
 from engine.losses import Batch, Loss
 from engine.population import OneByOne, PopulationLoss, population_loss
@@ -32,6 +33,7 @@ class Row:
     speedup: float
 
 
+@in_a_line
 def main() -> None:
     """Print and store the time of a mini-batch's gradient per member, one by one and stacked."""
     given = _arguments()

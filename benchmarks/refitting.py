@@ -7,11 +7,23 @@ from benchmarks.problems import Benchmark
 from benchmarks.rivals import Task
 from benchmarks.rivals.traced import Traced
 from engine.front import Trail, Waypoint
-from engine.spec import shorthand
+from engine.registry import checked_settings, parameters
+from engine.spec import Part, shorthand
+from engine.tracers import TRACERS
 
 METHOD, NETWORKS = "refit", 12
 SMOKE = f"{METHOD}:epochs=1"
 MADE_UP_JOB = 1
+
+
+def check(method: str) -> None:
+    """Refuse settings that the refit does not have, or not so.
+
+    Raises
+    ------
+    InvalidSpec
+    """
+    checked_settings("method", METHOD, parameters(TRACERS[METHOD]), _part(method).params)
 
 
 def refitted(benchmark: Benchmark, task: Task, run: Run, method: str = METHOD) -> Run | None:
@@ -30,11 +42,14 @@ def refitted(benchmark: Benchmark, task: Task, run: Run, method: str = METHOD) -
     if not run.front.points:
         return None
     trail = _trail(run)
-    part = shorthand(method)
-    named = replace(part, params={"job": MADE_UP_JOB, **part.params})
-    spec = replace(task.spec, method=named, points=NETWORKS)
+    spec = replace(task.spec, method=_part(method), points=NETWORKS)
     experiment = benchmark.experiment(spec, lambda _: trail)
     return race(Traced(), replace(task, spec=spec, experiment=experiment))
+
+
+def _part(method: str) -> Part:
+    part = shorthand(method)
+    return replace(part, params={"job": MADE_UP_JOB, **part.params})
 
 
 def _trail(run: Run) -> Trail:

@@ -11,6 +11,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from benchmarks import record
+from benchmarks.refusal import in_a_line
 from benchmarks.steps import Bench, times
 from engine.spec import JobSpec, Part, shorthand
 
@@ -21,6 +22,7 @@ BOUND_BY_CALLS = 3
 FEWEST, MOST, WEIGHT_STEPS = 40, 120, 12 * 10**7
 
 
+@in_a_line
 def main() -> None:
     """Print, store and draw the costs."""
     given = _arguments()

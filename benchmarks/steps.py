@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import record
+from benchmarks.refusal import in_a_line
 from benchmarks.timing import ratio, timed
 from engine.correctors import AdaptiveProximal, Pace
 from engine.correctors.adaptive import BATCH_SHARE, LARGEST_BATCH
@@ -158,6 +159,7 @@ def _fresh(given: argparse.Namespace, way: str) -> float:
     return float(done.stdout)
 
 
+@in_a_line
 def main() -> None:
     """Print and store the cost of every way: CPU seconds per step, or with --memory copies of the weights."""
     given = _arguments()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import record
 from benchmarks.installation import Database, Installation, PostgreSQL, SQLite
 from benchmarks.measuring import Cost, measured
+from benchmarks.refusal import in_a_line
 from benchmarks.rivals import Network
 from benchmarks.timing import cpu_seconds, timed
 from engine.correctors import AdaptiveProximal
@@ -233,6 +234,7 @@ def _fill(url: str, job_id: int, n_points: int) -> None:
         connection.execute(tables.points.insert(), rows)
 
 
+@in_a_line
 def main() -> None:
     """Measure sizes and speeds, commits and listings; print and store them."""
     given = _arguments()

@@ -9,12 +9,14 @@ import torch
 
 from benchmarks import best_known, record
 from benchmarks.problems import BENCHMARKS
+from benchmarks.refusal import in_a_line
 from engine.data.download import data_folder
 from engine.spec import shorthand
 
 SWEEPS = 10
 
 
+@in_a_line
 def main() -> None:
     """Improve the best known front of a problem."""
     given = _arguments()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import steps
 from benchmarks.reference import __main__ as reference
 from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS, Network, Task
 from benchmarks.rivals.traced import Traced
@@ -106,8 +107,11 @@ def test_a_network_of_ones_own_needs_its_data_and_no_problem(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--ours", "mine=nosuch"], "--ours mine=nosuch on iris: unknown method 'nosuch'; known: "),
+        (["--ours", "mine=nosuch"], "iris --ours mine=nosuch: unknown method 'nosuch'; known: "),
+        (["--ours", "mine=continuation:a"], "iris --ours mine=continuation:a: method 'continuation': predictor 'a' is"),
         (["--ours", "continuation:sweps=2"], "sweps"),
+        (["--refit", "refit:epochs"], "method 'refit': job 'epochs' is not a whole number at least 1"),
+        (["--refit", "refit:epoch=1"], "unknown setting of method 'refit': 'epoch'; known: "),
         (["--refit", "pruning"], "--refit 'pruning' is no refit, such as 'refit:epochs=1'"),
     ],
 )
@@ -117,6 +121,21 @@ def test_methods_that_cannot_run_are_refused_before_anything_runs(
     with pytest.raises(SystemExit, match=re.escape(said)):
         run(monkeypatch, "--problem", "iris", *given, "--into", str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "said"),
+    [
+        (command, ["-n", "mlp:4", "-d", "no.csv"], "cannot read"),
+        (command, ["-n", "nosuch", "-d", "iris"], "unknown network 'nosuch'; known: "),
+        (steps, ["--penalty", "group_l2:foo=1"], "unknown setting of penalty 'group_l2': 'foo'; known: "),
+    ],
+)
+def test_problems_that_there_are_not_are_refused_in_a_line(
+    program: Any, given: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        run(monkeypatch, *given, program=program)
 
 
 def test_the_best_known_front_joins_traces_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
