@@ -52,11 +52,13 @@ def test_reuse_is_products_by_weights(network: str, shape: tuple[int, ...], prod
 
 
 @pytest.mark.slow
-def test_a_dense_network_loads_no_compiler() -> None:
-    program = """
+@pytest.mark.parametrize("network", ["mlp:4", "resnet20:width=1"])
+def test_a_job_loads_no_compiler(network: str) -> None:
+    program = f"""
 import sys
 from engine.spec import JobSpec, build, shorthand
-experiment = build(JobSpec(shorthand("mlp:4"), shorthand("iris"), points=3), {})
+method = shorthand("continuation:quality=draft,epochs=1,anchor_epochs=1")
+experiment = build(JobSpec(shorthand("{network}"), shorthand("digits"), method=method, points=2), {{}})
 next(experiment.tracer.trace(experiment.problem))
 assert "torch._dynamo" not in sys.modules
 """
