@@ -13,7 +13,7 @@ test: install-dev browser
 	$(BIN)/pytest
 
 test-fast: install-dev
-	$(BIN)/pytest -m "not slow and not browser"
+	$(BIN)/pytest -n 2 -m "not slow and not browser"
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -108,6 +108,7 @@ def test_the_package_of_extending_is_found_by_its_entry_point(tmp_path: Path) ->
     assert (job["state"], job["spec"]["penalty"]) == ("completed", {"name": "fan_in_l1", "params": {"power": 1.0}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(commands(p, "paretopath"))], ids=name_of)
 def test_commands_and_their_options_exist(page: Path) -> None:
     for arguments in commands(page, "paretopath"):
@@ -125,6 +126,7 @@ def test_make_has_the_targets_that_are_named() -> None:
     assert {"run", "test", "lint"} <= named <= set(targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_and_functions_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()

@@ -45,6 +45,7 @@ def there(traced: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return traced
 
 
+@pytest.mark.slow
 def test_trace_prints_the_front_and_stores_it(here: Settings) -> None:
     result = run("trace", "--network", "mlp:4", "--data", "iris", "--points", "5", "--method", CHEAP, "--name", "mine")
     assert "nonzero weights" in result.stdout

@@ -145,6 +145,7 @@ def test_accuracy_over_size_is_compared_whatever_the_loss_and_the_penalty(client
     assert len(asked(client, jobs, "n_nonzero,test_accuracy")["fronts"]) == 2
 
 
+@pytest.mark.slow
 def test_bytes_and_multiply_adds_are_measured_when_asked_for(reader: TestClient) -> None:
     points = reader.get("/api/v1/jobs/1/front?layers=true").json()["points"]
     for name, count in (("multiply_adds", weights), ("bytes", bytes_at_least)):

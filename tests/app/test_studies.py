@@ -244,6 +244,7 @@ def test_the_page_of_a_study_shows_its_jobs_and_their_fronts(seen: TestClient) -
     assert "/studies/1" in {a.get("href") for a in page(seen, "/").all("a")}
 
 
+@pytest.mark.slow
 def test_the_newest_studies_stand_above_the_jobs_and_all_on_a_page_of_their_own(client: TestClient) -> None:
     assert "hidden" in page(client, "/").by_id("recent-studies")
     assert "there is none yet" in page(client, "/studies").text

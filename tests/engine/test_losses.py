@@ -245,6 +245,7 @@ def test_networks_with_hooks_are_recorded_while_stepping() -> None:
     assert not torch.allclose(plain, expected)
 
 
+@pytest.mark.slow
 def test_layers_that_give_tuples_are_measured_too() -> None:
     X = np.random.default_rng(0).standard_normal((400, 7, 2), np.float32)
     loss = NetworkLoss(Recurrent(), problems.dataset(X, X[:, 0, 0] > 0), CrossEntropy())

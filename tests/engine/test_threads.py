@@ -76,6 +76,7 @@ def test_a_trace_takes_one_and_its_consumer_has_all() -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.slow
 def test_the_threads_there_are_do_not_change_small_networks() -> None:
     found = [w.theta for w in small().trace(problems.digits_network(600))]
     torch.set_num_threads(1)
@@ -153,6 +154,7 @@ def test_all_steps_of_a_correction_do(worth: float, threads: int, monkeypatch: p
         assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_linear_losses_take_more_for_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[int]()
     loss = LeastSquares(torch.zeros(2, round(WORTH) + 1), torch.zeros(2))

@@ -200,6 +200,7 @@ def test_waypoints_lie_on_the_lars_path() -> None:
             np.testing.assert_allclose(waypoint.theta, expected, rtol=0, atol=1e-5 * np.abs(path).max())
 
 
+@pytest.mark.slow
 def test_the_path_covers_the_range_evenly_with_as_many_points_as_asked() -> None:
     waypoints = list(continuation(20, 0, Budget()).trace(problems.digits_network(32, 700)))
     front = Front(tuple(w.point for w in waypoints)).non_dominated()
@@ -230,6 +231,7 @@ def mean_of(problem: Problem, sparser: Waypoint, denser: Waypoint) -> torch.Tens
     return problem.penalty.trim(near.lerp(far, share), TRIM)
 
 
+@pytest.mark.slow
 def test_no_correction_of_a_mean_is_kept_that_made_it_worse() -> None:
     problem = problems.digits_network(32, 700)
     found = list(continuation(40, 0, Budget()).trace(problem))
