@@ -10,12 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from pydantic import ValidationError
+
 from app import logs
+from app.schemas import refusal
 from app.service import Service, open_store
 from app.settings import Settings
 from app.studying import standings, working
 from benchmarks import record
+from benchmarks.refusal import in_a_line
 from benchmarks.timing import ratio
+from engine.errors import InvalidSpec
 
 POLL_SECONDS = 0.05
 
@@ -40,6 +45,7 @@ class Run:
     load: float
 
 
+@in_a_line
 def main() -> None:
     """Print and store the seconds of a study with one worker and with two, in turns, and the median ratio."""
     given = _arguments()
@@ -76,7 +82,7 @@ def measure(study: Mapping[str, Any], workers: int) -> Run:
         settings = Settings(data_dir=Path(folder), database_url=f"sqlite:///{folder}/study.db", threads=1)
         with open_store(settings) as store:
             service = Service(store, allow_paths=True)
-            number = service.submit_study(study)["id"]
+            number = _submitted(service, study)
             start = time.monotonic()
             with working(store, settings, number, workers):
                 *_, last = standings(service, number, POLL_SECONDS)
@@ -84,6 +90,14 @@ def measure(study: Mapping[str, Any], workers: int) -> Run:
     if last["state"] != "completed":
         raise RuntimeError(f"the study ended {last['state']}: {last['progress']['states']}")
     return Run(workers, seconds, os.getloadavg()[0])
+
+
+def _submitted(service: Service, study: Mapping[str, Any]) -> int:
+    """The number of the study."""
+    try:
+        return int(service.submit_study(study)["id"])
+    except ValidationError as error:
+        raise InvalidSpec(refusal(error)) from None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import steps
+from benchmarks import fan_out, steps
 from benchmarks.reference import __main__ as reference
 from benchmarks.rivals import ONLY_IF_NAMED, OURS, RIVALS, Network, Task
 from benchmarks.rivals.traced import Traced
@@ -129,6 +129,8 @@ def test_methods_that_cannot_run_are_refused_before_anything_runs(
         (command, ["-n", "mlp:4", "-d", "no.csv"], "cannot read"),
         (command, ["-n", "nosuch", "-d", "iris"], "unknown network 'nosuch'; known: "),
         (steps, ["--penalty", "group_l2:foo=1"], "unknown setting of penalty 'group_l2': 'foo'; known: "),
+        (fan_out, ["--network", "nosuch"], "unknown network 'nosuch'; known: "),
+        (fan_out, ["--jobs", "0"], "seeds"),
     ],
 )
 def test_problems_that_there_are_not_are_refused_in_a_line(
