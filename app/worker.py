@@ -343,13 +343,14 @@ class Worker:
         return tracer.ended
 
     def _stop(self, lease: Lease, wish: Wish) -> None:
-        """Do what was wished; where the database does not answer, whoever finds the stale lease does."""
+        """Do what was wished, or what is wanted since the job was to pause: that may have been taken back.
+
+        Where the database does not answer, whoever finds the stale lease does it.
+        """
         log.info("job interrupted", wish=str(wish))
         try:
-            if wish is Wish.RELEASE:
+            if wish in {Wish.RELEASE, Wish.PAUSE}:
                 self.store.release(lease)
-            elif wish is Wish.PAUSE:
-                self.store.finish(lease, JobState.PAUSED, "paused on request")
             elif wish is Wish.CANCEL:
                 self.store.finish(lease, JobState.CANCELLED, "cancelled on request")
         except Unavailable as error:

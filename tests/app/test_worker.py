@@ -59,6 +59,28 @@ def test_a_wish_is_obeyed_and_the_points_stay(store: Store, wish: Any, state: st
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("later", "state"), [("resume", "queued"), ("cancel", "cancelled")])
+def test_what_is_wanted_after_a_worker_has_heard_of_a_pause_counts(
+    store: Store, monkeypatch: pytest.MonkeyPatch, later: Any, state: str
+) -> None:
+    worker, lease = leased(store, **LONG)
+    renew = store.renew
+
+    def heard(lease: Lease, lease_seconds: float) -> str:
+        wanted = renew(lease, lease_seconds)
+        if wanted == "pause":
+            store.request(lease.job_id, later)
+        return wanted
+
+    monkeypatch.setattr(store, "renew", heard)
+    points = worker.work(lease)
+    next(points)
+    store.request(lease.job_id, "pause")
+    assert len(list(points)) < 199
+    assert (store.job(lease.job_id).state, store.job(lease.job_id).wanted) == (state, "run")
+
+
+@pytest.mark.slow
 def test_a_signal_to_stop_gives_the_job_back(store: Store) -> None:
     worker, lease = leased(store, **LONG)
     points = worker.work(lease)
