@@ -64,9 +64,9 @@ def append(connection: Connection, lease: Lease, packed: points.Packed) -> int:
 
 
 def finish(connection: Connection, lease: Lease, state: str, reason: str) -> None:
-    """End or pause the job."""
-    if state not in ENDED | {JobState.PAUSED}:
-        raise Conflict(f"a job cannot finish as {state!r}; completed, failed, cancelled and paused work")
+    """End the job."""
+    if state not in ENDED:
+        raise Conflict(f"a job cannot finish as {state!r}; completed, failed and cancelled work")
     _hold(connection, lease)
     jobs.move(connection, lease.job_id, JobState(state), reason)
 

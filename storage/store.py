@@ -459,14 +459,14 @@ class Store:
             return seq
 
     def finish(
-        self, lease: Lease, state: JobState | Literal["completed", "failed", "cancelled", "paused"], reason: str = ""
+        self, lease: Lease, state: JobState | Literal["completed", "failed", "cancelled"], reason: str = ""
     ) -> None:
-        """End or pause a job.
+        """End a job.
 
         Parameters
         ----------
         lease : Lease
-        state : {"completed", "failed", "cancelled", "paused"}
+        state : {"completed", "failed", "cancelled"}
         reason : str
             One sentence for the user.
 

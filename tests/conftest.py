@@ -28,6 +28,6 @@ def _place(item: pytest.Item) -> int:
 
 
 def pytest_collection_finish() -> None:
-    """What collecting has made stays to the end: the collector need not look at it again, half a second each time."""
+    """What collecting has made stays to the end: the collector need not look at it again and again."""
     gc.collect()
     gc.freeze()

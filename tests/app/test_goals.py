@@ -165,7 +165,11 @@ def stop_after(store: Store, job_id: int, n_points: int, state: str) -> None:
     points = Worker(store).work(lease)
     for _ in range(n_points):
         next(points)
-    store.finish(lease, JobState(state), "as the test wants")
+    if state == "paused":
+        store.request(job_id, "pause")
+        store.release(lease)
+    else:
+        store.finish(lease, JobState(state), "as the test wants")
     points.close()
 
 

@@ -71,7 +71,7 @@ def in_state(store: Store, state: str, n_points: int = 0) -> int:
     lease = stored(store, n_points)
     if state == JobState.PAUSED:
         store.request(lease.job_id, "pause")
-        store.finish(lease, JobState.PAUSED, "")
+        store.release(lease)
     elif state != JobState.RUNNING:
         store.finish(lease, JobState(state), f"it {state} for a reason")
     return lease.job_id

@@ -38,9 +38,11 @@ def in_state(store: Store, situation: str) -> Job:
     job_id = lease.job_id
     if situation == "queued":
         store.release(lease)
-    if situation in {"pausing", "cancelling"}:
-        store.request(job_id, "pause" if situation == "pausing" else "cancel")
-    if situation in {"completed", "failed", "cancelled", "paused"}:
+    if situation in {"pausing", "paused", "cancelling"}:
+        store.request(job_id, "cancel" if situation == "cancelling" else "pause")
+    if situation == "paused":
+        store.release(lease)
+    if situation in {"completed", "failed", "cancelled"}:
         store.finish(lease, situation, "because")
     return store.job(job_id)
 
@@ -282,17 +284,17 @@ def test_asking_twice_is_told_once(store: Store) -> None:
     assert store.last_seq() == said
 
 
-@pytest.mark.parametrize("state", ["completed", "failed", "cancelled", "paused"])
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
 def test_finishing(store: Store, state: str) -> None:
     lease = stored(store, 2)
     store.finish(lease, state, "for a reason")
     job = store.job(lease.job_id)
     assert (job.state, job.reason, job.worker, job.n_points) == (state, "for a reason", None, 2)
-    assert (job.ended_at is None) == (state == "paused")
+    assert job.ended_at is not None
     assert len(store.front(job.id)) == 2
 
 
-@pytest.mark.parametrize("state", ["queued", "running", "done"])
+@pytest.mark.parametrize("state", ["queued", "running", "paused", "done"])
 def test_a_job_cannot_finish_in_other_states(store: Store, state: str) -> None:
     lease = claimed(store)
     with pytest.raises(Conflict, match=f"cannot finish as '{state}'"):
@@ -302,7 +304,9 @@ def test_a_job_cannot_finish_in_other_states(store: Store, state: str) -> None:
 
 def test_a_paused_job_goes_on_from_its_trail(store: Store) -> None:
     first = stored(store, 2)
-    store.finish(first, "paused")
+    store.request(first.job_id, "pause")
+    store.release(first)
+    assert (store.job(first.job_id).n_points, store.job(first.job_id).ended_at) == (2, None)
     store.request(first.job_id, "resume")
     second = store.claim("w", LONG)
     assert (second.job.reason, second.job.started_at) == ("", first.job.started_at)

@@ -388,7 +388,7 @@ def test_events_tell_a_jobs_story_in_order(store: Store) -> None:
     point = store.append(lease, a_waypoint(0))
     line = store.log(lease, "step halved")
     store.request(lease.job_id, "pause")
-    store.finish(lease, "paused", "paused on request")
+    store.release(lease)
     events = store.events(lease.job_id)
     assert [event.kind for event in events] == ["state", "state", "point", "log", "state", "state"]
     assert [event.data.get("state") for event in events] == ["queued", "running", None, None, "running", "paused"]

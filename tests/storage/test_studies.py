@@ -89,7 +89,10 @@ def lead(store: Store, job_id: int, state: str) -> None:
         return
     lease = store.claim("w", 60.0, job_id)
     assert lease is not None
-    if state != "running":
+    if state == "paused":
+        store.request(job_id, "pause")
+        store.release(lease)
+    elif state != "running":
         store.finish(lease, JobState(state), "")
 
 

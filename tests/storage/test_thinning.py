@@ -97,7 +97,8 @@ def test_a_job_at_work_is_not_thinned(store: Store) -> None:
     lease = stored(store, 6)
     for state in ("running", "paused", "queued"):
         if state == "paused":
-            store.finish(lease, "paused")
+            store.request(lease.job_id, "pause")
+            store.release(lease)
         if state == "queued":
             store.request(lease.job_id, "resume")
         with pytest.raises(Conflict, match=f"is {state}; completed, failed and cancelled jobs can be thinned"):
